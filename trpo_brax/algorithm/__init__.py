@@ -1,0 +1,45 @@
+"""The mathematics of the update, as pure functions of arrays and callables."""
+
+from trpo_brax.algorithm.advantages import generalized_advantage_estimation, standardize, weighted_moments
+from trpo_brax.algorithm.bound import improvement_lower_bound, penalty_coefficient
+from trpo_brax.algorithm.conjugate_gradient import ConjugateGradientResult, conjugate_gradient
+from trpo_brax.algorithm.critic import CriticFit, explained_variance, fit_critic
+from trpo_brax.algorithm.fisher import fisher_product
+from trpo_brax.algorithm.line_search import LineSearchResult, StepOutcome, all_finite, backtracking_line_search
+from trpo_brax.algorithm.surrogate import (
+    Distribution,
+    Evaluation,
+    PolicyBatch,
+    evaluator,
+    sample_weights,
+    surrogate,
+)
+from trpo_brax.algorithm.trust_region import FullStep, TrustRegionStep, full_natural_step, trust_region_step
+
+__all__ = [
+    "ConjugateGradientResult",
+    "CriticFit",
+    "Distribution",
+    "Evaluation",
+    "FullStep",
+    "LineSearchResult",
+    "PolicyBatch",
+    "StepOutcome",
+    "TrustRegionStep",
+    "all_finite",
+    "backtracking_line_search",
+    "conjugate_gradient",
+    "evaluator",
+    "explained_variance",
+    "fisher_product",
+    "fit_critic",
+    "full_natural_step",
+    "generalized_advantage_estimation",
+    "improvement_lower_bound",
+    "penalty_coefficient",
+    "sample_weights",
+    "standardize",
+    "surrogate",
+    "trust_region_step",
+    "weighted_moments",
+]

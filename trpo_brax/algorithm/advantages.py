@@ -1,0 +1,91 @@
+"""Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438)."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def generalized_advantage_estimation(
+    rewards: jax.Array,
+    values: jax.Array,
+    next_values: jax.Array,
+    terminations: jax.Array,
+    dones: jax.Array,
+    *,
+    discount: float,
+    trace_decay: float,
+    valid: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Return advantages and value targets of a batch of trajectories.
+
+    delta_t = r_t + gamma (1 - termination_t) V(next_s_t) - V(s_t)
+    A_t = delta_t + gamma lambda (1 - done_t) A_{t+1},    target_t = A_t + V(s_t)
+
+    which is equation (16) of the paper with episode ends inside the batch. A time limit is a `done` without a
+    `termination`: it bootstraps from the true next observation's value and only cuts the trace. An invalid
+    (non-finite) transition gets advantage 0 and cuts the trace, so the step before it bootstraps from V(s_t).
+
+    Args:
+        rewards: [T, N] rewards.
+        values: [T, N] V(s_t).
+        next_values: [T, N] V of the true next observation, before any reset.
+        terminations: [T, N] real ends of the task.
+        dones: [T, N] ends of any kind, time limits included.
+        discount: gamma, per step.
+        trace_decay: lambda.
+        valid: [T, N] transitions that may be used; all, if not given.
+
+    Returns:
+        advantages [T, N], neither centred nor scaled, and value targets [T, N], both in units of return.
+
+    Raises:
+        AssertionError: the arrays do not share one [T, N] shape.
+    """
+    chex.assert_equal_shape([rewards, values, next_values, terminations, dones])
+    chex.assert_rank(rewards, 2)
+    not_terminated = 1.0 - terminations.astype(values.dtype)
+    deltas = rewards + discount * not_terminated * next_values - values
+    continues = ~dones.astype(bool)
+    if valid is not None:
+        deltas = jnp.where(valid, deltas, 0.0)
+        continues &= valid
+    decays = discount * trace_decay * continues.astype(values.dtype)
+
+    def backward(next_advantage: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        delta, decay = step
+        advantage = delta + decay * next_advantage
+        return advantage, advantage
+
+    _, advantages = jax.lax.scan(backward, jnp.zeros_like(values[0]), (deltas, decays), reverse=True)
+    return advantages, advantages + values
+
+
+def weighted_moments(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return mean [] and standard deviation [] of `values` [T, N] under weights [T, N] that sum to one.
+
+    Entries of weight 0 may hold anything, NaN included.
+    """
+    used = weights > 0
+    mean = jnp.sum(jnp.where(used, weights * values, 0.0))
+    variance = jnp.sum(jnp.where(used, weights * jnp.square(values - mean), 0.0))
+    # Below rounding of the values themselves a spread carries no information: dividing by it would amplify noise.
+    rounding = 8 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(jnp.where(used, values, 0.0)))
+    std = jnp.sqrt(variance)
+    return mean, jnp.where(std > rounding, std, 0.0)
+
+
+def standardize(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Centre and scale `values` once over the whole batch.
+
+    Args:
+        values: [T, N].
+        weights: [T, N], summing to one; entries of weight 0 come back as 0.
+
+    Returns:
+        (values - mean) / std [T, N], mean [] and std []. A batch without spread comes back as zeros, with std 0.
+    """
+    mean, std = weighted_moments(values, weights)
+    spread = (weights > 0) & (std > 0)
+    return jnp.where(spread, (values - mean) / jnp.where(std > 0, std, 1.0), 0.0), mean, std

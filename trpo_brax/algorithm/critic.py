@@ -1,0 +1,101 @@
+"""Fitting a value function to its targets with an optax optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trpo_brax.algorithm.advantages import weighted_moments
+from trpo_brax.algorithm.line_search import all_finite
+from trpo_brax.algorithm.surrogate import Parameters
+
+
+class CriticFit(NamedTuple):
+    """The fitted critic."""
+
+    parameters: Parameters
+    optimizer_state: Any
+    loss: jax.Array
+    """[]: mean squared error over the last pass, in units of the targets squared."""
+
+
+def fit_critic(
+    value_of: Callable[[Parameters, jax.Array], jax.Array],
+    optimizer: optax.GradientTransformation,
+    parameters: Parameters,
+    optimizer_state: Any,
+    observations: jax.Array,
+    targets: jax.Array,
+    valid: jax.Array,
+    *,
+    epochs: int,
+    minibatches: int,
+) -> CriticFit:
+    """Minimise mean squared error by `epochs` passes over `minibatches` minibatches.
+
+    Minibatch m holds time steps m, m + M, m + 2M, ... of every environment: its samples are as far apart in time as
+    they can be, its content does not depend on how environments are spread over devices, and nothing but the mean
+    gradient crosses a device boundary. A minibatch whose update would not be finite changes nothing.
+
+    Args:
+        value_of: (parameters, observations [..., observation]) -> values [...].
+        optimizer: any optax transformation.
+        parameters: of the critic.
+        optimizer_state: of `optimizer`.
+        observations: [T, N, observation].
+        targets: [T, N].
+        valid: [T, N] samples that may be used.
+        epochs: passes.
+        minibatches: per pass; at most T are used.
+    """
+    length = targets.shape[0]
+    minibatches = min(minibatches, length)
+
+    def split(array: jax.Array) -> jax.Array:
+        rest = -length % minibatches
+        padded = jnp.pad(array, [(0, rest)] + [(0, 0)] * (array.ndim - 1))
+        return jnp.swapaxes(padded.reshape(-1, minibatches, *array.shape[1:]), 0, 1)
+
+    # Padding is False in `valid`, so it weighs nothing.
+    data = (split(observations), split(jnp.where(valid, targets, 0.0)), split(valid))
+
+    def loss_of(candidate: Parameters, minibatch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        inputs, wanted, used = minibatch
+        errors = jnp.where(used, value_of(candidate, inputs) - wanted, 0.0)
+        return jnp.sum(jnp.square(errors)) / jnp.maximum(jnp.sum(used), 1)
+
+    def update(carry: tuple[Parameters, Any], minibatch: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+        old, old_state = carry
+        loss, gradient = jax.value_and_grad(loss_of)(old, minibatch)
+        updates, new_state = optimizer.update(gradient, old_state, old)
+        new = optax.apply_updates(old, updates)
+        sound = all_finite(new) & all_finite(gradient)
+        return optax.tree_utils.tree_where(sound, (new, new_state), (old, old_state)), loss
+
+    def one_pass(carry: tuple[Parameters, Any], _: None) -> Any:
+        carry, losses = jax.lax.scan(update, carry, data)
+        return carry, jnp.mean(losses)
+
+    with jax.default_matmul_precision("highest"):
+        (parameters, optimizer_state), losses = jax.lax.scan(
+            one_pass, (parameters, optimizer_state), None, length=epochs
+        )
+    return CriticFit(parameters, optimizer_state, losses[-1])
+
+
+def explained_variance(predictions: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return 1 - Var(targets - predictions) / Var(targets) [], NaN where the targets do not vary.
+
+    Args:
+        predictions: [T, N].
+        targets: [T, N].
+        weights: [T, N], summing to one.
+    """
+
+    spread = weighted_moments(targets, weights)[1]
+    error = weighted_moments(targets - predictions, weights)[1]
+    return jnp.where(spread > 0, 1.0 - jnp.square(error / jnp.where(spread > 0, spread, 1.0)), jnp.nan)

@@ -1,0 +1,104 @@
+"""The surrogate objective and the divergence that bounds it, over a weighted batch of states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+Parameters = Any
+"""A pytree of float arrays."""
+Self = TypeVar("Self", bound="Distribution")
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What the update asks of an action distribution over a batch of states; a pytree whose leaves are [..., k]."""
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        """Log density of actions [..., A], in nats [...]."""
+        ...
+
+    def kl(self: Self, new: Self) -> jax.Array:
+        """KL(self || new), in nats [...]."""
+        ...
+
+    def fisher_metric(self: Self, tangent: Self) -> Self:
+        """Apply the Fisher metric of the distribution parameters to a tangent, leaf by leaf [..., k]."""
+        ...
+
+
+class PolicyBatch(NamedTuple):
+    """The samples a policy step sees."""
+
+    observations: jax.Array
+    """[T, N, observation]: what the policy network reads."""
+    actions: jax.Array
+    """[T, N, action]: as sampled from the distribution, before clipping."""
+    advantages: jax.Array
+    """[T, N]: centred and scaled."""
+    weights: jax.Array
+    """[T, N]: of each sample, summing to one; 0 for a transition that must not be used."""
+
+
+class Evaluation(NamedTuple):
+    """A candidate policy against the old one."""
+
+    improvement: jax.Array
+    """[]: surrogate minus the old policy's surrogate."""
+    kl_mean: jax.Array
+    """[]: mean KL(old || new) over states, in nats."""
+    kl_max: jax.Array
+    """[]: largest KL(old || new) of any state, in nats."""
+    ratio_excess: jax.Array
+    """[]: mean of probability ratio - 1."""
+
+
+def sample_weights(valid: jax.Array) -> jax.Array:
+    """Return weights [T, N] that average over the valid samples [T, N]; all zero if there are none."""
+    used = valid.astype(jnp.float32)
+    return used / jnp.maximum(jnp.sum(used), 1.0)
+
+
+def surrogate(
+    distribution: Distribution, old_log_prob: jax.Array, batch: PolicyBatch
+) -> jax.Array:
+    """Return L(theta) = mean(pi(a|s) / pi_old(a|s) A(s, a)) [] (Schulman et al. 2015, equation 14).
+
+    Args:
+        distribution: of the candidate, over the batch.
+        old_log_prob: [T, N] log-probability of the batch's actions under the old policy.
+        batch: the samples.
+    """
+    ratio = jnp.exp(distribution.log_prob(batch.actions) - old_log_prob)
+    return _mean(ratio * batch.advantages, batch.weights)
+
+
+def evaluator(
+    old: Distribution, batch: PolicyBatch
+) -> Callable[[Distribution], Evaluation]:
+    """Return candidate -> `Evaluation` against the old distribution over the same batch.
+
+    At the old distribution itself the improvement and every KL are exactly 0.
+    """
+    old_log_prob = old.log_prob(batch.actions)
+
+    def evaluate(new: Distribution) -> Evaluation:
+        # expm1 keeps the digits of small improvements that the difference of two surrogates would lose.
+        excess = jnp.expm1(new.log_prob(batch.actions) - old_log_prob)
+        kl = old.kl(new)
+        return Evaluation(
+            improvement=_mean(excess * batch.advantages, batch.weights),
+            kl_mean=_mean(kl, batch.weights),
+            kl_max=jnp.max(jnp.where(batch.weights > 0, kl, 0.0)),
+            ratio_excess=_mean(excess, batch.weights),
+        )
+
+    return evaluate
+
+
+def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    # `where`, not a product: an unused sample may hold NaN, and NaN x 0 is NaN.
+    return jnp.sum(jnp.where(weights > 0, values * weights, 0.0))

@@ -1,0 +1,335 @@
+"""One tree of frozen dataclasses: everything a run depends on, validated when built.
+
+The field docstrings are the command line's manual. A field's bounds stand beside its type (`Annotated[int, AtLeast(1)]`)
+and are enforced by `Checked.__post_init__`, so that no `Config` with a value that cannot work ever exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+
+from trpo_brax.errors import ConfigError
+
+Backend = Literal["spring", "positional", "generalized", "mjx"]
+Activation = Literal["tanh", "swish", "relu", "elu"]
+Mode = Literal["trpo", "natural_gradient"]
+Platform = Literal["auto", "cpu", "gpu"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """An interval of allowed numbers; `low_open`/`high_open` exclude its ends."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "a finite number"
+        low = f"{'greater than' if self.low_open else 'at least'} {self.low:g}"
+        high = f"{'less than' if self.high_open else 'at most'} {self.high:g}"
+        return low if math.isinf(self.high) else f"{low} and {high}"
+
+
+def AtLeast(low: float) -> Bounds:
+    """Numbers not below `low`."""
+    return Bounds(low)
+
+
+POSITIVE = Bounds(0.0, low_open=True)
+FINITE = Bounds()
+FRACTION = Bounds(0.0, 1.0, low_open=True)
+MAY_CHANGE = "may change when a run is resumed: it does not shape learning"
+
+
+class Checked:
+    """Base of the configuration dataclasses: rejects wrong types and values outside a field's bounds."""
+
+    # Filled by @dataclass in every subclass; declared so that `dataclasses.fields(self)` type-checks here.
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def __post_init__(self) -> None:
+        for name, hint in field_types(type(self)).items():
+            value = _checked_value(name, getattr(self, name), hint)
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class RolloutConfig(Checked):
+    """How experience is gathered."""
+
+    backend: Backend = "spring"
+    """Physics backend: spring (fastest), positional, generalized or mjx. They are different physics: scores do not compare."""
+    num_envs: Annotated[int, AtLeast(4)] = 512
+    """Environments stepped in parallel."""
+    unroll_length: Annotated[int, AtLeast(4)] = 128
+    """Control steps taken in each environment per iteration; an iteration's batch is num_envs x unroll_length."""
+    episode_length: Annotated[int, AtLeast(1)] = 1000
+    """Time limit of an episode in control steps; reaching it is not an end of the task, its value is bootstrapped."""
+    action_repeat: Annotated[int, AtLeast(1)] = 1
+    """Simulator steps per control step; their rewards are summed and repeating stops where the episode ends."""
+    spread_initial_steps: bool = True
+    """Start the environments' time limits spread over an episode, so that they do not all end together for ever."""
+    action_low: Annotated[float, FINITE] | None = None
+    """Lowest action of an environment of your own; overrides what the environment says."""
+    action_high: Annotated[float, FINITE] | None = None
+    """Highest action of an environment of your own; overrides what the environment says."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.action_low is None) != (self.action_high is None):
+            raise ConfigError("action_low and action_high must be given together.")
+        if self.action_low is not None and self.action_high is not None and self.action_low >= self.action_high:
+            raise ConfigError(f"action_low must be less than action_high, not {self.action_low:g} and {self.action_high:g}.")
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Checked):
+    """Policy and critic networks: two separate multilayer perceptrons."""
+
+    policy_hidden_sizes: tuple[Annotated[int, AtLeast(1)], ...] = (64, 64)
+    """Units in each hidden layer of the policy."""
+    critic_hidden_sizes: tuple[Annotated[int, AtLeast(1)], ...] = (64, 64)
+    """Units in each hidden layer of the critic."""
+    activation: Activation = "tanh"
+    """Activation of the hidden layers: tanh, swish, relu or elu."""
+    initial_log_std: Annotated[float, Bounds(-10.0, 2.0)] = -0.5
+    """Initial log standard deviation of every action, in units of half the action range."""
+    policy_output_scale: Annotated[float, POSITIVE] = 0.01
+    """Orthogonal initialisation scale of the policy's last layer; small means that the first actions centre on mid-range."""
+    observation_clip: Annotated[float, POSITIVE] = 10.0
+    """Normalised observations are clipped to plus or minus this many standard deviations."""
+
+
+@dataclass(frozen=True)
+class TrustRegionConfig(Checked):
+    """The policy's update."""
+
+    mode: Mode = "trpo"
+    """trpo: natural gradient with line search and acceptance test; natural_gradient: the full step without either."""
+    max_kl: Annotated[float, POSITIVE] = 0.01
+    """Trust region: largest mean KL(old || new) of an accepted step, in nats."""
+    discount: Annotated[float, Bounds(0.0, 1.0)] = 0.99
+    """Discount of future rewards per control step (gamma)."""
+    trace_decay: Annotated[float, Bounds(0.0, 1.0)] = 0.95
+    """Decay of the advantage estimator's traces (lambda): 0 trusts the critic most, 1 not at all."""
+    damping: Annotated[float, AtLeast(0.0)] = 0.1
+    """Added to the Fisher matrix's diagonal (lambda in F + lambda I)."""
+    cg_iterations: Annotated[int, AtLeast(1)] = 10
+    """Most conjugate gradient iterations."""
+    cg_tolerance: Annotated[float, AtLeast(0.0)] = 1e-3
+    """Conjugate gradient stops when the residual's norm is at most this fraction of the gradient's."""
+    fisher_fraction: Annotated[float, FRACTION] = 0.2
+    """Fraction of the time steps used for Fisher products; gradient and line search always see all."""
+    line_search_steps: Annotated[int, AtLeast(1)] = 10
+    """Most step lengths tried."""
+    backtrack_factor: Annotated[float, Bounds(0.0, 1.0, low_open=True, high_open=True)] = 0.7
+    """Each further trial multiplies the step length by this."""
+    acceptance_ratio: Annotated[float, Bounds(0.0, 1.0, high_open=True)] = 0.1
+    """Least surrogate improvement of an accepted step, as a fraction of its linear prediction."""
+
+
+@dataclass(frozen=True)
+class CriticConfig(Checked):
+    """The value function's fit: Adam on the squared error of normalised targets."""
+
+    critic_learning_rate: Annotated[float, POSITIVE] = 1e-3
+    """Adam's learning rate."""
+    critic_epochs: Annotated[int, AtLeast(1)] = 5
+    """Passes over the batch per iteration."""
+    critic_minibatches: Annotated[int, AtLeast(1)] = 8
+    """Minibatches per pass, each of all environments and a share of the time steps; at most unroll_length are used."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig(Checked):
+    """What is kept of a run, and how often."""
+
+    checkpoint_every: Annotated[int, AtLeast(1), MAY_CHANGE] = 25
+    """Iterations between checkpoints; there is always one at the end."""
+    checkpoints_to_keep: Annotated[int, AtLeast(1), MAY_CHANGE] = 3
+    """Latest checkpoints kept, besides the best by training return."""
+
+
+@dataclass(frozen=True)
+class RuntimeConfig(Checked):
+    """Where and how the program runs; nothing here shapes learning."""
+
+    platform: Annotated[Platform, MAY_CHANGE] = "auto"
+    """auto: what JAX finds; cpu; gpu: fail where there is none."""
+    cpu_devices: Annotated[int | None, AtLeast(1), MAY_CHANGE] = None
+    """CPU devices to shard environments over; by default the largest divisor of num_envs not above the usable cores."""
+    max_chunk_seconds: Annotated[float, POSITIVE, MAY_CHANGE] = 10.0
+    """Most seconds of compiled iterations in flight, so that the console, a stop and a save never wait longer."""
+    compilation_cache: Annotated[str, MAY_CHANGE] = "auto"
+    """Directory of the persistent compilation cache; auto: in the user's cache directory; none: no cache."""
+
+
+@dataclass(frozen=True)
+class Config(Checked):
+    """Everything a training run depends on."""
+
+    task: str = "inverted_pendulum"
+    """Brax task to train on, and the preset to start from."""
+    environment: str | None = None
+    """An environment of your own instead of the task, as package.module:Class of a brax.envs.Env."""
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
+    """Seed of every random draw of the run."""
+    total_steps: Annotated[int, AtLeast(1), MAY_CHANGE] = 1_000_000
+    """Control steps to train for, summed over environments; rounded up to whole iterations."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Control steps in one iteration's batch."""
+        return self.rollout.num_envs * self.rollout.unroll_length
+
+    @property
+    def total_iterations(self) -> int:
+        """Iterations that `total_steps` rounds up to."""
+        return -(-self.total_steps // self.steps_per_iteration)
+
+
+def override(config: Config, **values: Any) -> Config:
+    """Return `config` with fields replaced by name, wherever in the tree they stand (names are unique in it).
+
+    Raises:
+        ConfigError: a name is unknown (the nearest are suggested) or a value cannot work.
+    """
+    known = {name for name, _, _ in walk(config)}
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"unknown configuration field {name!r}{suggest(name, known)}.")
+    return _override(config, values)
+
+
+def walk(config: Checked) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, value, annotated type) of every leaf field of the tree."""
+    for name, hint in field_types(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(value, Checked):
+            yield from walk(value)
+        else:
+            yield name, value, hint
+
+
+def shaping_differences(old: Config, new: Config) -> list[str]:
+    """Return the names of the fields that differ and shape learning, so that a resume must refuse them."""
+    values = {name: value for name, value, _ in walk(old)}
+    return [name for name, value, hint in walk(new) if MAY_CHANGE not in get_args(hint) and values[name] != value]
+
+
+def to_dict(config: Checked) -> dict[str, Any]:
+    """Return the tree as JSON-ready dictionaries."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(data: Any, where: str = "the configuration") -> Config:
+    """Build a `Config` from `to_dict`'s output; unknown and missing fields are refused by name.
+
+    Raises:
+        ConfigError: with one sentence that names `where` and the field.
+    """
+    return typing.cast(Config, _from_dict(Config, data, where))
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """Return ', did you mean ...?'-style words for the names nearest to `name`, or the known ones if none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(near)}?".rstrip("?")
+    return f"; known are {', '.join(names)}" if len(names) <= 20 else ""
+
+
+@functools.cache
+def field_types(cls: type[Checked]) -> dict[str, Any]:
+    """Return a configuration class's field names and annotated types, in order of declaration."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def _override(node: Any, values: Mapping[str, Any]) -> Any:
+    changes = {}
+    for name in field_types(type(node)):
+        value = getattr(node, name)
+        changes[name] = _override(value, values) if isinstance(value, Checked) else values.get(name, value)
+    return type(node)(**changes)
+
+
+def _from_dict(cls: type[Checked], data: Any, where: str) -> Checked:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} is not a JSON object.")
+    fields = field_types(cls)
+    for name in data:
+        if name not in fields:
+            raise ConfigError(f"{where} holds the unknown field {str(name)[:80]!r}.")
+    values = {}
+    for name, hint in fields.items():
+        if name not in data:
+            raise ConfigError(f"{where} lacks the field {name!r}.")
+        nested = isinstance(hint, type) and issubclass(hint, Checked)
+        values[name] = _from_dict(hint, data[name], f"{where}, {name},") if nested else data[name]
+    return cls(**values)
+
+
+def _checked_value(name: str, value: Any, hint: Any) -> Any:
+    """Return `value` in the type that `hint` asks for, or raise a `ConfigError` that names the field."""
+    bounds: Bounds | None = None
+    if get_origin(hint) is Annotated:
+        bounds = next((extra for extra in hint.__metadata__ if isinstance(extra, Bounds)), None)
+        hint = hint.__origin__
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        inner = next(member for member in get_args(hint) if member is not type(None))
+        return _checked_value(name, value, Annotated[inner, bounds] if bounds else inner)
+    if get_origin(hint) is Annotated:
+        return _checked_value(name, value, hint)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(hint))}, not {value!r}{suggest(str(value), get_args(hint))}.")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ConfigError(f"{name} must be a list, not {value!r}.")
+        return tuple(_checked_value(name, item, get_args(hint)[0]) for item in value)
+    if isinstance(hint, type) and issubclass(hint, Checked):
+        wanted, allowed = hint, hint.__name__
+    else:
+        wanted, allowed = _SCALARS[hint]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{name} must be {allowed}, not {value!r}.")
+    if hint is float:
+        value = float(value)
+    if bounds is not None and value not in bounds:
+        raise ConfigError(f"{name} must be {bounds}, not {value!r}.")
+    return value
+
+
+_SCALARS: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "text"),
+}

@@ -1,0 +1,16 @@
+"""The world: Brax tasks and a user's own environments, vectorised."""
+
+from trpo_brax.environments.tasks import TASKS, Task, brax_task, environment_name, load_environment, own_task
+from trpo_brax.environments.vectorized import EnvironmentState, Transition, VectorizedEnvironment
+
+__all__ = [
+    "TASKS",
+    "EnvironmentState",
+    "Task",
+    "Transition",
+    "VectorizedEnvironment",
+    "brax_task",
+    "environment_name",
+    "load_environment",
+    "own_task",
+]

@@ -1,0 +1,161 @@
+"""Brax tasks and a user's own environments behind one description."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trpo_brax.config import RolloutConfig, suggest
+from trpo_brax.environments.quiet import quiet
+from trpo_brax.errors import TaskError
+
+if TYPE_CHECKING:
+    from brax.envs import Env
+
+TASKS: dict[str, tuple[str, ...]] = dict.fromkeys(
+    (
+        "ant",
+        "halfcheetah",
+        "hopper",
+        "humanoid",
+        "humanoidstandup",
+        "inverted_double_pendulum",
+        "inverted_pendulum",
+        "pusher",
+        "reacher",
+        "walker2d",
+    ),
+    ("spring", "positional", "generalized", "mjx"),
+) | {"swimmer": ("generalized",)}
+"""Task name -> the physics backends Brax supports for it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An environment and what a trainer has to know about it."""
+
+    name: str
+    environment: Env
+    observation_size: int
+    action_low: tuple[float, ...]
+    """Lowest action per component, as `environment.step` takes it."""
+    action_high: tuple[float, ...]
+    """Highest action per component, as `environment.step` takes it."""
+
+
+@functools.cache
+def brax_task(name: str, backend: str) -> Task:
+    """Load one of Brax's tasks.
+
+    Every one of them takes actions in [-1, 1]: those whose actuators have another range rescale inside.
+
+    Raises:
+        TaskError: unknown task or a backend that Brax does not support for it.
+    """
+    if name not in TASKS:
+        raise TaskError(f"unknown task {name!r}{suggest(name, TASKS)}.")
+    if backend not in TASKS[name]:
+        supported = " and ".join(TASKS[name])
+        raise TaskError(f"task {name} does not run on backend {backend}; Brax supports it on {supported} only.")
+    with quiet():
+        from brax import envs
+
+        environment = envs.get_environment(name, backend=backend)
+    size = int(environment.action_size)
+    return Task(name, environment, _observation_size(name, environment), (-1.0,) * size, (1.0,) * size)
+
+
+def own_task(environment: Env, config: RolloutConfig) -> Task:
+    """Describe a user's own `brax.envs.Env`.
+
+    Action bounds come from `action_low`/`action_high` in the configuration, else the environment's attributes of
+    these names, else `sys.actuator.ctrl_range`, else [-1, 1].
+
+    Raises:
+        TaskError: the environment is not one a trainer can use; one sentence says why.
+    """
+    name = environment_name(environment)
+    for attribute in ("reset", "step", "action_size"):
+        if not hasattr(environment, attribute):
+            raise TaskError(f"environment {name} is not a brax.envs.Env: it has no {attribute}.")
+    size = int(environment.action_size)
+    low, high = _action_bounds(name, environment, size, config)
+    return Task(name, environment, _observation_size(name, environment), low, high)
+
+
+def load_environment(specification: str) -> Env:
+    """Import and build `package.module:Class`.
+
+    Raises:
+        TaskError: it is not of that form, or there is no such module or class.
+    """
+    module_name, separator, class_name = specification.partition(":")
+    if not separator or not module_name or not class_name.isidentifier():
+        raise TaskError(f"environment must be package.module:Class, not {specification!r}.")
+    try:
+        with quiet():
+            importlib.import_module("brax.envs")
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise TaskError(f"environment {specification!r}: there is no module {error.name!r} to import.") from error
+    if not hasattr(module, class_name):
+        known = [name for name in vars(module) if not name.startswith("_")]
+        raise TaskError(f"environment {specification!r}: module {module_name} has no {class_name}{suggest(class_name, known)}.")
+    environment: Env = getattr(module, class_name)()
+    return environment
+
+
+def environment_name(environment: Any) -> str:
+    """Return `package.module:Class` of an environment object."""
+    return f"{type(environment).__module__}:{type(environment).__qualname__}"
+
+
+def _observation_size(name: str, environment: Env) -> int:
+    """Return the length of the observation vector, from shapes alone: Brax's own property runs a reset."""
+    state = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    observation = state.obs
+    if isinstance(observation, dict):
+        raise TaskError(f"environment {name} observes a dictionary; this trainer needs one vector of floats.")
+    if observation.ndim != 1 or not jnp.issubdtype(observation.dtype, jnp.floating):
+        shape, dtype = observation.shape, observation.dtype
+        raise TaskError(f"environment {name} must observe a vector of floats, not {dtype} of shape {shape}.")
+    for part in ("reward", "done"):
+        shape = jnp.shape(getattr(state, part))
+        if shape != ():
+            raise TaskError(f"environment {name} must give a scalar {part}, not shape {shape}; it must not be batched.")
+    if "first_obs" in state.info or "first_state" in state.info:
+        raise TaskError(f"environment {name} resets itself; take off its auto-reset wrapper, the trainer resets.")
+    return int(observation.shape[0])
+
+
+def _action_bounds(
+    name: str, environment: Env, size: int, config: RolloutConfig
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    low: Any
+    high: Any
+    if config.action_low is not None:
+        low, high = config.action_low, config.action_high
+    elif hasattr(environment, "action_low") and hasattr(environment, "action_high"):
+        low, high = environment.action_low, environment.action_high
+    elif hasattr(environment, "sys") and getattr(environment.sys, "actuator", None) is not None:
+        low, high = np.asarray(environment.sys.actuator.ctrl_range).T
+    else:
+        low, high = -1.0, 1.0
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    if low.shape not in ((), (size,)) or high.shape not in ((), (size,)):
+        raise TaskError(
+            f"environment {name}: action_low and action_high must be numbers or have {size} entries, "
+            f"not shapes {low.shape} and {high.shape}."
+        )
+    low, high = np.broadcast_to(low, (size,)), np.broadcast_to(high, (size,))
+    if not np.all(low < high):
+        raise TaskError(f"environment {name}: action_low must be below action_high in every component.")
+    return tuple(low.tolist()), tuple(high.tolist())

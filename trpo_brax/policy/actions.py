@@ -1,0 +1,48 @@
+"""From a policy's raw action to the action an environment receives."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionBounds:
+    """Lowest and highest action per component, as the environment's `step` takes them; infinite where unbounded."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of action components."""
+        return len(self.low)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Middle of the range [A]; 0 where a side is unbounded."""
+        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
+        return np.where(self._bounded, 0.5 * (low + high), 0.0).astype(np.float32)
+
+    @property
+    def half_range(self) -> np.ndarray:
+        """Half the width of the range [A]; 1 where a side is unbounded."""
+        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
+        return np.where(self._bounded, 0.5 * (high - low), 1.0).astype(np.float32)
+
+    @property
+    def _bounded(self) -> np.ndarray:
+        return np.isfinite(self.low) & np.isfinite(self.high)
+
+    def to_environment(self, raw: jax.Array) -> jax.Array:
+        """Scale raw actions [..., A] (units of half the range around its centre) and clip them to the bounds."""
+        scaled = self.centre + self.half_range * raw
+        return jnp.clip(scaled, np.asarray(self.low, np.float32), np.asarray(self.high, np.float32))
+
+    def saturated(self, raw: jax.Array) -> jax.Array:
+        """Return bool [..., A]: where `to_environment` clips."""
+        scaled = self.centre + self.half_range * raw
+        return (scaled < np.asarray(self.low, np.float32)) | (scaled > np.asarray(self.high, np.float32))

@@ -1,0 +1,137 @@
+"""The two networks: a Gaussian policy and a critic, both multilayer perceptrons in Flax Linen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from trpo_brax.config import NetworkConfig
+from trpo_brax.policy.distributions import DiagonalGaussian
+
+Parameters = Any
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "swish": nn.swish,
+    "relu": nn.relu,
+    "elu": nn.elu,
+}
+
+
+class MultilayerPerceptron(nn.Module):
+    """Dense layers with orthogonal initialisation (scale sqrt 2 in hidden layers), biases 0."""
+
+    hidden_sizes: tuple[int, ...]
+    output_size: int
+    activation: str
+    output_scale: float
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Map [..., input] to [..., output]."""
+        hidden = inputs
+        for size in self.hidden_sizes:
+            hidden = nn.Dense(size, kernel_init=nn.initializers.orthogonal(2**0.5), precision="highest")(hidden)
+            hidden = _ACTIVATIONS[self.activation](hidden)
+        output = nn.Dense(
+            self.output_size,
+            kernel_init=nn.initializers.orthogonal(self.output_scale),
+            precision="highest",
+            name="output",
+        )
+        return output(hidden)
+
+
+class GaussianPolicy(nn.Module):
+    """Observation -> diagonal Gaussian over actions in units of half the action range, around its centre."""
+
+    action_size: int
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    output_scale: float
+    initial_log_std: float
+
+    @nn.compact
+    def __call__(self, observations: jax.Array) -> DiagonalGaussian:
+        """Map normalised observations [..., observation] to a distribution over [..., A]."""
+        network = MultilayerPerceptron(self.hidden_sizes, self.action_size, self.activation, self.output_scale)
+        mean = network(observations)
+        log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.action_size,))
+        return DiagonalGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
+
+
+@struct.dataclass
+class CriticParameters:
+    """A value network that works in normalised units, and the units: V(s) = mean + std network(s)."""
+
+    network: Parameters
+    mean: jax.Array
+    """[]: of the last batch's value targets."""
+    std: jax.Array
+    """[]: of the last batch's value targets."""
+
+    def in_units(self, mean: jax.Array, std: jax.Array) -> CriticParameters:
+        """Return the same value function in other units (PopArt, van Hasselt et al. 2016, arXiv 1602.07714).
+
+        Args:
+            mean: [] of the new value targets.
+            std: [] of the new value targets; where it is not a positive finite number the units stay.
+        """
+        sound = jnp.isfinite(mean) & jnp.isfinite(std) & (std > 0)
+        mean, std = jnp.where(sound, mean, self.mean), jnp.where(sound, std, self.std)
+        layers = self.network["params"]
+        output = {
+            "kernel": layers["output"]["kernel"] * (self.std / std),
+            "bias": (layers["output"]["bias"] * self.std + self.mean - mean) / std,
+        }
+        return CriticParameters({"params": {**layers, "output": output}}, mean, std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Policy and critic of one task: fixed sizes, no parameters."""
+
+    policy: GaussianPolicy
+    critic: MultilayerPerceptron
+    observation_size: int
+
+    @classmethod
+    def build(cls, config: NetworkConfig, observation_size: int, action_size: int) -> Networks:
+        """Return the networks that `config` asks for."""
+        policy = GaussianPolicy(
+            action_size,
+            config.policy_hidden_sizes,
+            config.activation,
+            config.policy_output_scale,
+            config.initial_log_std,
+        )
+        critic = MultilayerPerceptron(config.critic_hidden_sizes, 1, config.activation, 1.0)
+        return cls(policy, critic, observation_size)
+
+    def initial_policy(self, key: jax.Array) -> Parameters:
+        """Return fresh policy parameters."""
+        return self.policy.init(key, jnp.zeros(self.observation_size))
+
+    def initial_critic(self, key: jax.Array) -> CriticParameters:
+        """Return fresh critic parameters in units of mean 0 and standard deviation 1."""
+        return CriticParameters(self.critic.init(key, jnp.zeros(self.observation_size)), jnp.zeros(()), jnp.ones(()))
+
+    def distribution(self, parameters: Parameters, observations: jax.Array) -> DiagonalGaussian:
+        """Return the action distribution over normalised observations [..., observation]."""
+        distribution: DiagonalGaussian = self.policy.apply(parameters, observations)
+        return distribution
+
+    def normalized_value(self, network: Parameters, observations: jax.Array) -> jax.Array:
+        """Return the critic network's output [...] for normalised observations [..., observation]."""
+        output: jax.Array = self.critic.apply(network, observations)
+        return jnp.squeeze(output, axis=-1)
+
+    def value(self, parameters: CriticParameters, observations: jax.Array) -> jax.Array:
+        """Return V(s) [...] in units of return, for normalised observations [..., observation]."""
+        return parameters.mean + parameters.std * self.normalized_value(parameters.network, observations)

@@ -1,0 +1,59 @@
+"""A trained policy: observation in, action out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trpo_brax.config import NetworkConfig
+from trpo_brax.policy.actions import ActionBounds
+from trpo_brax.policy.distributions import DiagonalGaussian
+from trpo_brax.policy.networks import Networks
+from trpo_brax.policy.observation_statistics import ObservationStatistics
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpecification:
+    """What a policy is, without its numbers: enough to rebuild it with no environment at hand."""
+
+    network: NetworkConfig
+    observation_size: int
+    bounds: ActionBounds
+
+    def networks(self) -> Networks:
+        """Return the networks it is made of."""
+        return Networks.build(self.network, self.observation_size, self.bounds.size)
+
+    def distribution(
+        self, parameters: Any, statistics: ObservationStatistics, observations: jax.Array
+    ) -> DiagonalGaussian:
+        """Return the distribution over raw actions for raw observations [..., observation]."""
+        normalized = statistics.normalize(observations, self.network.observation_clip)
+        return self.networks().distribution(parameters, normalized)
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Observation -> action, exactly as the environment's `step` receives it; pure, so it can be jitted and vmapped."""
+
+    specification: PolicySpecification
+    parameters: Any
+    statistics: ObservationStatistics
+
+    def __call__(self, observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Return the mode's action, or one drawn with `key`.
+
+        Args:
+            observation: [..., observation], as the environment gives it.
+            key: a PRNG key: sample; None: the mode.
+
+        Returns:
+            [..., A] within the action bounds.
+        """
+        observation = jnp.asarray(observation, jnp.float32)
+        distribution = self.specification.distribution(self.parameters, self.statistics, observation)
+        raw = distribution.mode() if key is None else distribution.sample(key)
+        return self.specification.bounds.to_environment(raw)

@@ -1,0 +1,44 @@
+"""Task name -> Config: settings that train each Brax task."""
+
+from __future__ import annotations
+
+from trpo_brax.config import Config, override, suggest
+from trpo_brax.errors import ConfigError
+
+_LOCOMOTION = override(
+    Config(),
+    num_envs=512,
+    unroll_length=128,
+    discount=0.995,
+    trace_decay=0.97,
+    critic_epochs=10,
+)
+
+PRESETS: dict[str, Config] = {
+    "inverted_pendulum": override(
+        Config(), task="inverted_pendulum", num_envs=256, unroll_length=64, total_steps=1_000_000
+    ),
+    "inverted_double_pendulum": override(
+        Config(), task="inverted_double_pendulum", num_envs=256, unroll_length=64, total_steps=2_000_000
+    ),
+    "reacher": override(Config(), task="reacher", num_envs=256, unroll_length=64, total_steps=2_000_000),
+    "hopper": override(_LOCOMOTION, task="hopper", total_steps=5_000_000),
+    "walker2d": override(_LOCOMOTION, task="walker2d", total_steps=10_000_000),
+    "halfcheetah": override(_LOCOMOTION, task="halfcheetah", total_steps=10_000_000),
+    "ant": override(_LOCOMOTION, task="ant", total_steps=10_000_000),
+    "humanoid": override(_LOCOMOTION, task="humanoid", total_steps=20_000_000),
+    "humanoidstandup": override(_LOCOMOTION, task="humanoidstandup", total_steps=20_000_000),
+    "pusher": override(_LOCOMOTION, task="pusher", total_steps=10_000_000),
+    "swimmer": override(_LOCOMOTION, task="swimmer", backend="generalized", total_steps=5_000_000),
+}
+
+
+def preset(task: str) -> Config:
+    """Return the settings that train `task`.
+
+    Raises:
+        ConfigError: there is no such task; the sentence names the nearest ones.
+    """
+    if task not in PRESETS:
+        raise ConfigError(f"unknown task {task!r}{suggest(task, PRESETS)}.")
+    return PRESETS[task]

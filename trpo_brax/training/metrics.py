@@ -1,0 +1,107 @@
+"""What an iteration says about itself: computed on the device, written by the host."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trpo_brax.algorithm import StepOutcome, TrustRegionStep, improvement_lower_bound, penalty_coefficient
+from trpo_brax.config import Config
+from trpo_brax.training.rollout import Trajectory
+
+Metrics = dict[str, Any]
+"""Name -> scalar array; NaN stands for a quantity that has no value in the iteration. `environment` is nested."""
+
+
+def iteration_metrics(
+    config: Config,
+    trajectory: Trajectory,
+    step: TrustRegionStep,
+    *,
+    entropy: jax.Array,
+    critic_loss: jax.Array,
+    explained: jax.Array,
+    advantage_max_abs: jax.Array,
+    surrogate_gain: jax.Array,
+    saturation: jax.Array,
+) -> Metrics:
+    """Return the iteration's metrics under the names of `metrics.jsonl`."""
+    discount = config.trust_region.discount
+    evaluation = step.evaluation
+    return {
+        **_episode_metrics(trajectory),
+        "surrogate_improvement": evaluation.improvement,
+        "surrogate_improvement_predicted": step.predicted_improvement,
+        "kl_mean": evaluation.kl_mean,
+        "kl_max": evaluation.kl_max,
+        "cg_iterations": step.cg_iterations,
+        "cg_relative_residual": step.cg_relative_residual,
+        "line_search_trials": step.trials,
+        "step_fraction": step.fraction,
+        "step_outcome": step.outcome,
+        "entropy": entropy,
+        "critic_loss": critic_loss,
+        "explained_variance": explained,
+        "nonfinite_envs": jnp.sum(jnp.any(~trajectory.transitions.valid, axis=0)).astype(jnp.int32),
+        "advantage_max_abs": advantage_max_abs,
+        "penalty_coefficient": penalty_coefficient(advantage_max_abs, discount),
+        "improvement_lower_bound": improvement_lower_bound(
+            surrogate_gain, advantage_max_abs, evaluation.kl_max, discount
+        ),
+        "damping": jnp.asarray(config.trust_region.damping, jnp.float32),
+        "action_saturation": saturation,
+        "parameter_fingerprint": fingerprint(step.parameters),
+    }
+
+
+def fingerprint(tree: Any) -> jax.Array:
+    """Return uint32 []: a checksum of every bit of a tree of float32 arrays; equal trees agree on any device."""
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).ravel()
+        # Odd multipliers that differ by position: a swap of two numbers changes the sum. Integers add in any order.
+        position = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761) | jnp.uint32(1)
+        total = total * jnp.uint32(16777619) + jnp.sum(bits * position, dtype=jnp.uint32)
+    return total
+
+
+def record(metrics: Metrics) -> dict[str, Any]:
+    """Return one iteration's metrics as JSON-ready values: NaN becomes None, codes become words."""
+    return {name: _plain(name, value) for name, value in metrics.items()}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(key, item) for key, item in value.items()}
+    if name == "step_outcome":
+        return StepOutcome(int(value)).name.lower()
+    if name == "parameter_fingerprint":
+        return f"{int(value):08x}"
+    if np.issubdtype(np.asarray(value).dtype, np.integer):
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _episode_metrics(trajectory: Trajectory) -> Metrics:
+    transitions = trajectory.transitions
+    ended = transitions.episode_ended
+    count = jnp.sum(ended)
+
+    def mean(values: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(ended, values, 0.0)) / count  # no episode: 0 / 0 is NaN, which stands for no value
+
+    returns = transitions.episode_return
+    average = mean(returns)
+    return {
+        "episodes": count.astype(jnp.int32),
+        "episode_return_mean": average,
+        "episode_return_std": jnp.sqrt(mean(jnp.square(returns - average))),
+        "episode_return_min": jnp.where(count > 0, jnp.min(jnp.where(ended, returns, jnp.inf)), jnp.nan),
+        "episode_length_mean": mean(transitions.episode_length.astype(jnp.float32)),
+        "environment": {name: mean(values) for name, values in transitions.episode_metrics.items()},
+    }
