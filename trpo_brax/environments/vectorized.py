@@ -135,13 +135,13 @@ class VectorizedEnvironment:
     def simulate(self, state: State, action: jax.Array) -> Outcome:
         """Take one control step of one environment: `action_repeat` simulator steps, stopping at an end."""
         if self._action_repeat == 1:
-            after = _like(state, self.task.environment.step(state, action), self.task.name)
+            after = self._simulator_step(state, action)
             reward = after.reward
         else:
 
             def repeat(carry: tuple[State, jax.Array, jax.Array], _: None) -> Any:
                 old, total, ended = carry
-                new = _like(state, self.task.environment.step(old, action), self.task.name)
+                new = self._simulator_step(old, action)
                 total = total + jnp.where(ended, 0.0, new.reward)
                 kept = jax.tree.map(lambda a, b: jnp.where(ended, a, b), old, new)
                 return (kept, total, ended | (new.done > 0.5)), None
@@ -191,6 +191,11 @@ class VectorizedEnvironment:
         after = jax.tree.map(lambda fresh, old: jnp.where(done, fresh, old), start, continued)
         return after, transition, taken + done
 
+    def _simulator_step(self, state: State, action: jax.Array) -> State:
+        # Brax's tasks update `state.metrics` in place: they are handed a copy, so that ours stays as it was.
+        copy = jax.tree.map(lambda leaf: leaf, state)
+        return _like(state, self.task.environment.step(copy, action), self.task.name)
+
     def _start(self, key: jax.Array) -> State:
         """Return one starting state with weak types stripped, so that nothing downstream compiles twice."""
         state = self.task.environment.reset(key)
@@ -229,7 +234,7 @@ def _like(reference: State, state: State, name: str) -> State:
             raise TaskError(
                 f"environment {name} returns {where} of shape {jnp.shape(new)} from step, {jnp.shape(old)} from reset."
             )
-    return jax.tree.map(lambda old, new: jax.lax.convert_element_type(new, old.dtype), reference, state)
+    return jax.tree.map(lambda old, new: jax.lax.convert_element_type(new, jnp.result_type(old)), reference, state)
 
 
 def _finite(state: State) -> jax.Array:

@@ -1,0 +1,198 @@
+"""Checkpoints of the whole TrainState, by Orbax's CheckpointManager; no other module knows Orbax.
+
+A checkpoint has three items: `policy` (what acts: policy parameters and observation statistics, loadable with no
+environment at hand), `training` (everything else) and `config`. Arrays are stored under their path in TrainState.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from trpo_brax.config import Config, to_dict
+from trpo_brax.errors import CheckpointError
+from trpo_brax.policy import ObservationStatistics, PolicySpecification
+from trpo_brax.training.state import TrainState
+
+_ACTING = ("policy", "statistics")
+_RETURN = "training_return"
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    Args:
+        directory: `checkpoints/` of the run.
+        keep: latest checkpoints kept besides the best; None: only read.
+    """
+
+    def __init__(self, directory: Path, *, keep: int | None = None) -> None:
+        self._directory = directory.absolute()
+        if keep is None and not self._directory.is_dir():
+            raise CheckpointError(f"there is no folder {directory}, so no checkpoint to read.")
+        policies: list[Any] = [
+            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.BestN(
+                get_metric_fn=_training_return, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            create=keep is not None,
+            read_only=keep is None,
+            best_fn=_training_return,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep is not None else None,
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, state: TrainState, config: Config, training_return: float | None) -> None:
+        """Begin to save `state`, which must not be donated meanwhile; the writing goes on in the background.
+
+        Args:
+            state: of the run, on any devices.
+            config: of the run.
+            training_return: mean return since the last checkpoint; the best is kept.
+        """
+        arrays = _named(state)
+        acting = {name: leaf for name, leaf in arrays.items() if name.split(".")[0] in _ACTING}
+        training = {name: leaf for name, leaf in arrays.items() if name not in acting}
+        self._manager.save(
+            int(state.iteration),
+            args=ocp.args.Composite(
+                policy=ocp.args.StandardSave(acting),
+                training=ocp.args.StandardSave(training),
+                config=ocp.args.JsonSave(to_dict(config)),
+            ),
+            metrics=None if training_return is None else {_RETURN: training_return},
+        )
+
+    def iterations(self) -> list[int]:
+        """Return the iterations of complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def resolve(self, which: str | int) -> int:
+        """Return the iteration meant by `latest`, `best` or a number.
+
+        Raises:
+            CheckpointError: there is no such checkpoint; the sentence lists those there are.
+        """
+        known = self.iterations()
+        if not known:
+            raise CheckpointError(f"{self._directory} holds no complete checkpoint.")
+        if which == "latest":
+            return known[-1]
+        if which == "best":
+            best = self._manager.best_step()
+            # Before any episode has ended there is nothing to rank by; the latest is as good as any.
+            return known[-1] if best is None else int(best)
+        if not str(which).isdecimal():
+            raise CheckpointError(f"checkpoint must be best, latest or an iteration, not {which!r}.")
+        if int(which) not in known:
+            there = ", ".join(map(str, known))
+            raise CheckpointError(f"there is no checkpoint {which} in {self._directory}; there are {there}.")
+        return int(which)
+
+    def restore(self, iteration: int, like: TrainState, shardings: TrainState) -> TrainState:
+        """Return the whole state of a checkpoint.
+
+        Args:
+            iteration: of a complete checkpoint.
+            like: shapes and dtypes that the configuration implies.
+            shardings: where each leaf goes.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit, or cannot be read.
+        """
+        wanted = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like, shardings
+        )
+        named = _named(wanted)
+        acting = {name: leaf for name, leaf in named.items() if name.split(".")[0] in _ACTING}
+        training = {name: leaf for name, leaf in named.items() if name not in acting}
+        arrays = self._read(iteration, {"policy": acting, "training": training})
+        leaves = [arrays[name] for name in named]
+        state: TrainState = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return state
+
+    def restore_policy(
+        self, iteration: int, specification: PolicySpecification
+    ) -> tuple[Any, ObservationStatistics]:
+        """Return policy parameters and observation statistics of a checkpoint, on the default device.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit, or cannot be read.
+        """
+        networks = specification.networks()
+        tree = {
+            "policy": jax.eval_shape(networks.initial_policy, jax.ShapeDtypeStruct((2,), np.uint32)),
+            "statistics": jax.eval_shape(lambda: ObservationStatistics.empty(specification.observation_size)),
+        }
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        named = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in _named(tree).items()
+        }
+        arrays = self._read(iteration, {"policy": named})
+        restored = jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in named])
+        return restored["policy"], restored["statistics"]
+
+    def wait(self) -> None:
+        """Wait until everything saved is on disk; raise what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and release the threads."""
+        self._manager.close()
+
+    def _read(self, iteration: int, items: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> dict[str, jax.Array]:
+        arrays: dict[str, jax.Array] = {}
+        folder = self._directory / str(iteration)
+        for item, wanted in items.items():
+            self._check(folder, item, wanted)
+            try:
+                found = self._manager.restore(
+                    iteration, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(dict(wanted))})
+                )
+            except (ValueError, KeyError, OSError) as error:
+                raise CheckpointError(f"checkpoint {folder} cannot be read: {_first_line(error)}") from error
+            arrays |= found[item]
+        return arrays
+
+    def _check(self, folder: Path, item: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+        """Compare names, shapes and dtypes before reading: Orbax would cast a wrong dtype silently."""
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                stored = reader.metadata(folder / item).item_metadata.tree
+        except (ValueError, KeyError, OSError, AttributeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {_first_line(error)}") from error
+        different = sorted(set(stored) ^ set(wanted))
+        if different:
+            raise CheckpointError(f"checkpoint {folder} does not belong to this configuration: {different[0]} differs.")
+        for name, leaf in wanted.items():
+            if tuple(stored[name].shape) != leaf.shape or stored[name].dtype != leaf.dtype:
+                raise CheckpointError(
+                    f"checkpoint {folder} does not belong to this configuration: {name} is "
+                    f"{stored[name].dtype}{list(stored[name].shape)}, not {leaf.dtype}{list(leaf.shape)}."
+                )
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Return a tree's leaves under their dotted paths, in the tree's order."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _training_return(metrics: Mapping[str, float]) -> float:
+    return metrics[_RETURN]
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,79 @@
+"""Where a run came from: versions, code, devices and flags."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from trpo_brax.training.devices import usable_cores
+
+_PACKAGES = ("trpo-brax", "jax", "jaxlib", "brax", "mujoco", "mujoco-mjx", "flax", "optax", "orbax-checkpoint", "numpy")
+_MAX_DIFF_CHARACTERS = 1_000_000
+
+
+def provenance(devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """Return what `provenance.json` holds."""
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "usable_cores": usable_cores(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "git": _git(),
+        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in devices],
+        "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "jax_settings": {
+            "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
+            "jax_enable_x64": jax.config.jax_enable_x64,
+            "jax_threefry_partitionable": jax.config.jax_threefry_partitionable,
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit and uncommitted diff of the checkout this package runs from, None if it is not one.
+
+    GIT_COMMIT in the environment stands in for the commit where the code was installed without its history.
+    """
+    folder = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20)
+        return done.stdout
+
+    try:
+        # A package installed inside somebody else's checkout is not that checkout's code.
+        if not git("ls-files", "trpo_brax/config.py").strip():
+            raise FileNotFoundError
+        diff = git("diff", "HEAD")
+        return {"commit": git("rev-parse", "HEAD").strip(), "diff": diff[:_MAX_DIFF_CHARACTERS]}
+    except (OSError, subprocess.SubprocessError):
+        commit = os.environ.get("GIT_COMMIT")
+        return {"commit": commit, "diff": None} if commit else None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
