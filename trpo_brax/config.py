@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
+from tyro.conf import Positional
+from tyro.conf import arg as tyro_argument
+
 from trpo_brax.errors import ConfigError
 
 Backend = Literal["spring", "positional", "generalized", "mjx"]
@@ -157,13 +160,15 @@ class CriticConfig(Checked):
 
 
 @dataclass(frozen=True)
-class CheckpointConfig(Checked):
-    """What is kept of a run, and how often."""
+class RecordConfig(Checked):
+    """What is kept and told of a run; nothing here shapes learning."""
 
     checkpoint_every: Annotated[int, AtLeast(1), MAY_CHANGE] = 25
     """Iterations between checkpoints; there is always one at the end."""
     checkpoints_to_keep: Annotated[int, AtLeast(1), MAY_CHANGE] = 3
     """Latest checkpoints kept, besides the best by training return."""
+    final_evaluation_episodes: Annotated[int, AtLeast(0), MAY_CHANGE] = 128
+    """Episodes of the last policy, acting by its mode, evaluated when training has finished; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +189,8 @@ class RuntimeConfig(Checked):
 class Config(Checked):
     """Everything a training run depends on."""
 
-    task: str = "inverted_pendulum"
-    """Brax task to train on, and the preset to start from."""
+    task: Annotated[str, Positional, tyro_argument(metavar="TASK")] = "inverted_pendulum"
+    """Brax task to train on; its preset sets every other default. `trpo-brax tasks` lists them."""
     environment: str | None = None
     """An environment of your own instead of the task, as package.module:Class of a brax.envs.Env."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
@@ -196,7 +201,7 @@ class Config(Checked):
     network: NetworkConfig = field(default_factory=NetworkConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     @property

@@ -7,6 +7,7 @@ environment at hand), `training` (everything else) and `config`. Arrays are stor
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from trpo_brax.config import Config, to_dict
 from trpo_brax.errors import CheckpointError
 from trpo_brax.policy import ObservationStatistics, PolicySpecification
 from trpo_brax.training.state import TrainState
+
+# Orbax reports on its own workings through absl; what went wrong reaches us as an exception.
+logging.getLogger("absl").setLevel(logging.ERROR)
 
 _ACTING = ("policy", "statistics")
 _RETURN = "training_return"

@@ -1,0 +1,110 @@
+"""Telling the user what is happening: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+_HEARTBEAT_SECONDS = 10.0
+_PLAIN_LINE_SECONDS = 5.0
+
+
+class Console:
+    """One stream of progress.
+
+    Args:
+        file: where it goes; standard output by default.
+    """
+
+    def __init__(self, file: IO[str] | None = None) -> None:
+        self._file = file if file is not None else sys.stdout
+        self._rich = RichConsole(file=self._file, highlight=False, soft_wrap=True)
+        self._live: Progress | None = None
+        self._task: Any = None
+        self._last_line = 0.0
+
+    def note(self, text: str) -> None:
+        """Print one line."""
+        # `markup=False`: paths and error texts may hold square brackets.
+        self._rich.print(text, markup=False)
+        self._file.flush()
+
+    @contextlib.contextmanager
+    def stage(self, text: str) -> Iterator[None]:
+        """Say that something slow is going on, with elapsed time, and how long it took once it is done."""
+        start = time.monotonic()
+        with self._spinner(text) if self._rich.is_terminal else self._heartbeat(text):
+            yield
+        self.note(f"{text}: {time.monotonic() - start:.1f} s")
+
+    @contextlib.contextmanager
+    def training(self, total_iterations: int, done: int) -> Iterator[None]:
+        """Show `iteration` lines inside the block."""
+        if not self._rich.is_terminal:
+            yield
+            return
+        columns = (SpinnerColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
+        with Progress(*columns, console=self._rich, transient=True) as self._live:
+            self._task = self._live.add_task("first iterations", total=total_iterations, completed=done)
+            yield
+        self._live = None
+
+    def iteration(self, record: dict[str, Any], total_iterations: int, seconds_left: float) -> None:
+        """Show one iteration's metrics; without a terminal, at most one line every few seconds, and the last."""
+        line = _iteration_line(record, total_iterations, seconds_left)
+        if self._live is not None:
+            self._live.update(self._task, completed=record["iteration"], description=line)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _PLAIN_LINE_SECONDS or record["iteration"] == total_iterations:
+            self._last_line = now
+            self.note(line)
+
+    @contextlib.contextmanager
+    def _spinner(self, text: str) -> Iterator[None]:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self._rich, transient=True) as progress:
+            progress.add_task(text, total=None)
+            yield
+
+    @contextlib.contextmanager
+    def _heartbeat(self, text: str) -> Iterator[None]:
+        self.note(f"{text} ...")
+        done = threading.Event()
+        start = time.monotonic()
+
+        def beat() -> None:
+            while not done.wait(_HEARTBEAT_SECONDS):
+                self.note(f"{text} ... {time.monotonic() - start:.0f} s")
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _iteration_line(record: dict[str, Any], total_iterations: int, seconds_left: float) -> str:
+    mean = record["episode_return_mean"]
+    minutes, seconds = divmod(round(seconds_left), 60)
+    parts = [
+        f"iteration {record['iteration']}/{total_iterations}",
+        f"{record['env_steps']:,} steps",
+        f"{record['steps_per_second']:,.0f} steps/s",
+        "no episode ended yet" if mean is None else f"return {mean:,.1f}",
+        f"KL {record['kl_mean']:.4f}",
+        record["step_outcome"].replace("_", " "),
+        f"{minutes}:{seconds:02d} left",
+    ]
+    if record["nonfinite_envs"]:
+        parts.insert(-1, f"{record['nonfinite_envs']} non-finite environments")
+    return " | ".join(parts)

@@ -1,0 +1,52 @@
+"""Writing an iteration's metrics where people look: metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from trpo_brax.training.folder import RunFolder
+
+
+class Recorder:
+    """Appends records to a run folder.
+
+    Args:
+        folder: of the run.
+        records: those already there.
+    """
+
+    def __init__(self, folder: RunFolder, records: list[dict[str, Any]]) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.records = records
+        self._lines = folder.metrics_file.open("a", encoding="utf-8")
+        # Points written after the checkpoint that a resumed run starts from are hidden, not shown twice.
+        purge = records[-1]["env_steps"] + 1 if records else 0
+        self._events = SummaryWriter(str(folder.tensorboard), purge_step=purge)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write one iteration's record."""
+        self.records.append(record)
+        self._lines.write(f"{json.dumps(record, allow_nan=False)}\n")
+        for name, value in _numbers(record):
+            self._events.add_scalar(name, value, record["env_steps"])
+
+    def flush(self) -> None:
+        """Hand everything to the operating system."""
+        self._lines.flush()
+        self._events.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._lines.close()
+        self._events.close()
+
+
+def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and name not in ("iteration", "env_steps"):
+            yield f"{prefix}{name}", value

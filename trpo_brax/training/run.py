@@ -1,0 +1,155 @@
+"""A run folder opened: its configuration, policies and metrics."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from trpo_brax.config import Config
+from trpo_brax.environments import Task, brax_task, environment_name, own_task
+from trpo_brax.errors import RunFolderError, TaskError
+from trpo_brax.evaluation import EvaluationReport, run_episodes, summarize
+from trpo_brax.policy import ActionBounds, Policy, PolicySpecification
+from trpo_brax.training.checkpoints import Checkpoints
+from trpo_brax.training.devices import largest_divisor
+from trpo_brax.training.folder import RunFolder
+from trpo_brax.training.streams import Stream, stream_key
+
+if TYPE_CHECKING:
+    from brax.envs import Env
+
+
+class Run:
+    """A training run on disk; open one with `Run.load`."""
+
+    def __init__(self, folder: RunFolder, config: Config) -> None:
+        self._folder = folder
+        self.config = config
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Run:
+        """Open a run folder.
+
+        Raises:
+            RunFolderError: this is none.
+        """
+        folder = RunFolder(path)
+        return cls(folder, folder.read_config())
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self._folder.path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds.
+
+        Raises:
+            RunFolderError: the run has not ended yet.
+        """
+        summary: dict[str, Any] = self._folder.read_json(self._folder.summary_file)
+        return summary
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the objects of metrics.jsonl, one an iteration."""
+        return self._folder.read_metrics()
+
+    def policy(self, which: str | int = "latest") -> Policy:
+        """Return the policy of a checkpoint: `latest`, `best` or an iteration. No environment is needed.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or it cannot be read.
+        """
+        checkpoints = Checkpoints(self._folder.checkpoints)
+        try:
+            parameters, statistics = checkpoints.restore_policy(checkpoints.resolve(which), self._specification())
+        finally:
+            checkpoints.close()
+        return Policy(self._specification(), parameters, statistics)
+
+    def task(self, environment: Env | None = None) -> Task:
+        """Return the task of the run.
+
+        Args:
+            environment: for a run on an environment of the user's own, that environment: it is never imported from
+                what a run folder says.
+
+        Raises:
+            TaskError: it is missing, or another one than the run was trained on.
+        """
+        trained_on = self.config.environment
+        if environment is None:
+            if trained_on is not None:
+                raise TaskError(f"{self.path} was trained on an environment of your own: give environment {trained_on}.")
+            return brax_task(self.config.task, self.config.rollout.backend)
+        if trained_on is None:
+            raise TaskError(f"{self.path} was trained on the task {self.config.task}, not on {environment_name(environment)}.")
+        task = own_task(environment, self.config.rollout)
+        specification = self._specification()
+        if (task.observation_size, len(task.action_low)) != (specification.observation_size, specification.bounds.size):
+            raise TaskError(
+                f"environment {task.name} has {task.observation_size} observations and {len(task.action_low)} actions, "
+                f"but {self.path} was trained with {specification.observation_size} and {specification.bounds.size}."
+            )
+        return task
+
+    def _specification(self) -> PolicySpecification:
+        data = self._folder.read_json(self._folder.task_file)
+        try:
+            low = tuple(-math.inf if bound is None else float(bound) for bound in data["action_low"])
+            high = tuple(math.inf if bound is None else float(bound) for bound in data["action_high"])
+            return PolicySpecification(self.config.network, int(data["observation_size"]), ActionBounds(low, high))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(f"{self._folder.task_file} is not the description of a task.") from error
+
+
+def write_task(folder: RunFolder, task: Task) -> None:
+    """Save sizes and bounds, so that a policy can be opened with no environment at hand."""
+    bounds = {
+        "action_low": [bound if math.isfinite(bound) else None for bound in task.action_low],
+        "action_high": [bound if math.isfinite(bound) else None for bound in task.action_high],
+    }
+    folder.write_json(folder.task_file, {"name": task.name, "observation_size": task.observation_size, **bounds})
+
+
+def evaluate(
+    run: Run,
+    *,
+    episodes: int = 1000,
+    checkpoint: str | int = "latest",
+    stochastic: bool = False,
+    seed: int = 0,
+    environment: Env | None = None,
+) -> EvaluationReport:
+    """Run episodes of a trained policy, in parallel, each environment's first, and describe their returns.
+
+    Args:
+        run: the run.
+        episodes: how many.
+        checkpoint: `latest`, `best` or an iteration.
+        stochastic: sample actions as in training, instead of acting by the mode.
+        seed: of the episodes; drawn from a stream that no training uses.
+        environment: for a run on an environment of the user's own, that environment.
+
+    Raises:
+        UserError: the run, checkpoint or environment cannot be used.
+    """
+    rollout = run.config.rollout
+    policy = run.policy(checkpoint)
+    available = jax.devices()
+    outcome = run_episodes(
+        run.task(environment),
+        policy,
+        episodes=episodes,
+        episode_length=rollout.episode_length,
+        action_repeat=rollout.action_repeat,
+        key=stream_key(jax.random.PRNGKey(seed), Stream.EVALUATION),
+        stochastic=stochastic,
+        devices=available[: largest_divisor(episodes, len(available))],
+    )
+    return summarize(outcome)
