@@ -229,6 +229,12 @@ def _parse(kind: type[Arguments], words: list[str], command: str, default: Argum
         raise ConfigError(_one_sentence(complaint.getvalue(), command)) from None
 
 
+_PLAIN_WORDS = {
+    r"invalid literal for int\(\) with base 10:": "a whole number",
+    r"could not convert string to float:": "a number",
+}
+
+
 def _one_sentence(box: str, command: str) -> str:
     """Return tyro's complaint without its frame, with the nearest option where it names one."""
     lines = [line.strip("│ \t") for line in box.splitlines()]
@@ -236,6 +242,10 @@ def _one_sentence(box: str, command: str) -> str:
     first = rules[0] + 1 if rules else 0
     last = rules[1] if len(rules) > 1 else len(lines)
     sentence = " ".join(line for line in lines[first:last] if line).rstrip(".")
+    # A field's own complaint arrives behind the name of its group, which the user never typed.
+    sentence = re.sub(r"^Error parsing (?!--)[^:]*: ", "", sentence)
+    for jargon, plain in _PLAIN_WORDS.items():
+        sentence = re.sub(rf"^Error parsing (--[\w-]+): {jargon}", rf"\1 must be {plain}, not", sentence)
     near = re.search(r"Perhaps you meant:\s*(--[\w-]+)", " ".join(lines))
     hint = f"; did you mean {near.group(1)}" if near else ""
     return f"{sentence}{hint}; see trpo-brax {command} --help."

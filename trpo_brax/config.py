@@ -44,8 +44,8 @@ class Bounds:
     def __str__(self) -> str:
         if math.isinf(self.low) and math.isinf(self.high):
             return "a finite number"
-        low = f"{'greater than' if self.low_open else 'at least'} {self.low:g}"
-        high = f"{'less than' if self.high_open else 'at most'} {self.high:g}"
+        low = f"{'greater than' if self.low_open else 'at least'} {self.low:.10g}"
+        high = f"{'less than' if self.high_open else 'at most'} {self.high:.10g}"
         return low if math.isinf(self.high) else f"{low} and {high}"
 
 

@@ -74,7 +74,7 @@ def random_batch(rng: np.random.Generator, policy: Network, length: int = 6, env
     observations = rng.standard_normal((length, environments, OBSERVATION))
     mean = np.tanh(observations @ policy["w1"] + policy["b1"]) @ policy["w2"] + policy["b2"]
     actions = mean + np.exp(policy["log_std"]) * rng.standard_normal(mean.shape)
-    used = rng.uniform(size=(length, environments)) > 0.125
+    used = rng.permutation(length * environments).reshape(length, environments) >= length * environments // 8
     advantages = rng.standard_normal((length, environments))
     return GaussianBatch(observations, actions, advantages, used / used.sum())
 

@@ -107,6 +107,7 @@ def test_lambda_zero_is_the_temporal_difference_error(estimate: Callable[..., An
 def test_lambda_one_is_the_discounted_return_minus_the_value(estimate: Callable[..., Any], float64: None) -> None:
     inputs = random_inputs(seed=3)
     del inputs["valid"]
+    inputs["next_values"][:-1] = np.where(inputs["dones"][:-1], inputs["next_values"][:-1], inputs["values"][1:])
     discount = 0.9
     advantages, targets = estimate(inputs, discount, 1.0)
     length, environments = inputs["rewards"].shape
@@ -148,7 +149,7 @@ NAN = float("nan")
 )
 def test_invalid_transition_counts_as_the_end_of_the_data(estimate: Callable[..., Any], broken: Inputs) -> None:
     # gamma = lambda = 1/2 and step 2 is invalid: A_2 = 0, and step 1 bootstraps from V(s_2) = 30, its own next value.
-    #   A_1 = 2 + 15 - 20 = -3,  A_0 = 1 + 10 - 10 - 3/4 = 1/4,  A_3 = 4 + 25 - 40 - 11/4... with A_4 = 5 + 30 - 50 = -15
+    #   A_1 = 2 + 15 - 20 = -3,  A_0 = 1 + 10 - 10 - 3/4 = 1/4,  A_4 = 5 + 30 - 50 = -15,  A_3 = 4 + 25 - 40 - 15/4
     inputs = column(
         rewards=[1, 2, 0, 4, 5],
         values=[10, 20, 30, 40, 50],
@@ -187,10 +188,6 @@ def test_shapes_that_differ_are_refused() -> None:
         generalized_advantage_estimation(
             **{name: value[:, 0] for name, value in inputs.items()}, discount=0.99, trace_decay=0.95
         )
-
-
-def unused_filled(values: Array, unused: Array, filler: float) -> Array:
-    return np.where(unused, filler, values)
 
 
 @pytest.mark.parametrize("filler", [0.0, NAN, float("inf"), 1e30])

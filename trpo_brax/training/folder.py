@@ -36,14 +36,18 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self._lock: IO[str] | None = None
 
+    def refuse_used(self) -> None:
+        """Raise a `RunFolderError` if there is something at the path already."""
+        if self.path.is_symlink() or (self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))):
+            raise RunFolderError(f"run_dir {self.path} is already used; choose another, or continue it with --resume.")
+
     def create(self, config: Config) -> None:
         """Make a new run folder that holds `config`.
 
         Raises:
             RunFolderError: it is in use already or cannot be written; nothing is left behind.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise RunFolderError(f"run_dir {self.path} is already used; choose another, or continue it with --resume.")
+        self.refuse_used()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_json(self.config_file, to_dict(config))

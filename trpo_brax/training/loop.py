@@ -12,7 +12,7 @@ import numpy as np
 
 from trpo_brax.config import Config, override, shaping_differences, to_dict
 from trpo_brax.environments import Task, brax_task, environment_name, load_environment, own_task
-from trpo_brax.errors import RunFolderError
+from trpo_brax.errors import RunFolderError, TaskError
 from trpo_brax.evaluation import learning_curve
 from trpo_brax.training import devices as device_choice
 from trpo_brax.training.checkpoints import Checkpoints
@@ -63,6 +63,8 @@ def train(
         config = override(config, environment=environment_name(environment))
     if resume:
         _check_resumable(folder, config)
+    else:
+        folder.refuse_used()
     for note in device_choice.configure(config.runtime, config.rollout.num_envs):
         console.note(note)
     with StopRequest() as stop:
@@ -87,6 +89,8 @@ def make_task(config: Config, environment: Env | None = None) -> Task:
         environment = load_environment(config.environment)
     if environment is not None:
         return own_task(environment, config.rollout)
+    if config.rollout.action_low is not None:
+        raise TaskError(f"action_low and action_high are for an environment of your own; task {config.task} has its own.")
     return brax_task(config.task, config.rollout.backend)
 
 
@@ -106,8 +110,6 @@ class _Chunk:
     length: int
     metrics: Any
     dispatched: float
-    finished: float | None
-    """When the chunk was done, where its dispatch waited for that (as it does on a CPU with several devices)."""
     copy: TrainState | None
     """The state after the chunk, where a checkpoint is due."""
 
@@ -194,14 +196,12 @@ class _Session:
                 length = self._chunk_length(dispatched)
                 started = time.monotonic()
                 state, metrics = program.run(state, length)
-                finished = time.monotonic() if metrics["kl_mean"].is_ready() else None
-                due = self._checkpoint_due(dispatched + length)
-                copy = program.copy(state) if due else None
-                chunk = _Chunk(dispatched, length, metrics, started, finished, copy)
-                dispatched += length
                 if pending is not None:
                     self._complete(pending)
-                pending = chunk
+                # Only now: a CPU's copy waits for the chunk, and the one before has to be timed first.
+                copy = program.copy(state) if self._checkpoint_due(dispatched + length) else None
+                pending = _Chunk(dispatched, length, metrics, started, copy)
+                dispatched += length
                 if self._seconds_per_iteration is None:
                     # Nothing is known yet of how long an iteration takes: measure one before two are in flight.
                     self._complete(pending)
@@ -227,7 +227,7 @@ class _Session:
     def _complete(self, chunk: _Chunk) -> None:
         """Wait for a chunk, write its records, and save its state where that is due."""
         metrics = jax.device_get(chunk.metrics)
-        finished = chunk.finished if chunk.finished is not None else time.monotonic()
+        finished = time.monotonic()
         # A chunk runs from the end of the one before it, or from its dispatch where the device was idle.
         seconds = (finished - max(self._clock, chunk.dispatched)) / chunk.length
         self._clock = finished
