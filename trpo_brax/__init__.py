@@ -1,13 +1,26 @@
 """Trust region policy optimisation for Brax: environments and learner in one compiled JAX program."""
 
+from __future__ import annotations
+
 import os as _os
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
+
+from trpo_brax.config import Config, override
+from trpo_brax.errors import UserError
+from trpo_brax.presets import preset
+
+if TYPE_CHECKING:
+    from trpo_brax.training import Run, evaluate, train
 
 # XLA prints pages of machine features when it loads a cached program; it reads this before it is first imported.
 _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from trpo_brax.config import Config, override  # noqa: E402
-from trpo_brax.errors import UserError  # noqa: E402
-from trpo_brax.presets import preset  # noqa: E402
-from trpo_brax.training import Run, evaluate, train  # noqa: E402
-
 __all__ = ["Config", "Run", "UserError", "evaluate", "override", "preset", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # JAX and Brax take seconds to import: they wait until something needs them.
+    if name in ("Run", "evaluate", "train"):
+        return getattr(_import_module("trpo_brax.training"), name)
+    raise AttributeError(f"module 'trpo_brax' has no attribute {name!r}")

@@ -19,6 +19,7 @@ from tyro.conf import Positional
 from trpo_brax.config import Config, Platform, suggest
 from trpo_brax.errors import ConfigError, RunFolderError, UserError
 from trpo_brax.presets import PRESETS, preset
+from trpo_brax.training.console import Console
 
 Arguments = TypeVar("Arguments")
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
@@ -93,13 +94,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(words: list[str]) -> int:
-    from trpo_brax.training import train
-
     arguments = _parse_training(words)
     config = Config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)})
-    run = train(config, run_dir=arguments.run_dir, resume=arguments.resume)
+    console = Console()
+    with console.stage("Loading JAX and Brax"):
+        from trpo_brax.training import train
+
+        _import_brax()
+    run = train(config, run_dir=arguments.run_dir, resume=arguments.resume, console=console)
     signal = run.summary["signal"]
     return 0 if signal is None else 128 + int(signal)
+
+
+def _import_brax() -> None:
+    from trpo_brax.environments.quiet import quiet
+
+    with quiet():
+        import brax.envs  # noqa: F401
 
 
 def _evaluate(words: list[str]) -> int:
@@ -112,7 +123,6 @@ def _evaluate(words: list[str]) -> int:
     from trpo_brax.config import RuntimeConfig
     from trpo_brax.environments import load_environment
     from trpo_brax.training import Run, evaluate
-    from trpo_brax.training.console import Console
     from trpo_brax.training.devices import configure
 
     console = Console(sys.stderr)
@@ -184,7 +194,8 @@ def _overview() -> str:
         "check": "trpo-brax check ENVIRONMENT             tell what a trainer needs of an environment",
     }
     lines = "\n".join(f"  {about[name]}" for name in _COMMANDS)
-    return f"Trust region policy optimisation for Brax, as one compiled JAX program.\n\n{lines}\n\nAdd --help to any of them for its options."
+    hint = "Add --help to any of them for its options."
+    return f"Trust region policy optimisation for Brax, as one compiled JAX program.\n\n{lines}\n\n{hint}"
 
 
 def _parse_training(words: list[str]) -> TrainArguments:
@@ -238,7 +249,7 @@ _PLAIN_WORDS = {
 def _one_sentence(box: str, command: str) -> str:
     """Return tyro's complaint without its frame, with the nearest option where it names one."""
     lines = [line.strip("│ \t") for line in box.splitlines()]
-    rules = [index for index, line in enumerate(lines) if line and set(line) <= set("─╭╮╰╯ ") or line.startswith("╭")]
+    rules = [index for index, line in enumerate(lines) if line.startswith(("╭", "╰", "───"))]
     first = rules[0] + 1 if rules else 0
     last = rules[1] if len(rules) > 1 else len(lines)
     sentence = " ".join(line for line in lines[first:last] if line).rstrip(".")

@@ -1,14 +1,14 @@
 """One tree of frozen dataclasses: everything a run depends on, validated when built.
 
-The field docstrings are the command line's manual. A field's bounds stand beside its type (`Annotated[int, AtLeast(1)]`)
-and are enforced by `Checked.__post_init__`, so that no `Config` with a value that cannot work ever exists.
+The field docstrings are the command line's manual. A field's bounds stand beside its type, as in
+`Annotated[int, AtLeast(1)]`, and are enforced by `Checked.__post_init__`, so that no `Config` with a value that cannot
+work ever exists.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 import types
 import typing
@@ -77,7 +77,7 @@ class RolloutConfig(Checked):
     """How experience is gathered."""
 
     backend: Backend = "spring"
-    """Physics backend: spring (fastest), positional, generalized or mjx. They are different physics: scores do not compare."""
+    """Physics: spring (fastest), positional, generalized or mjx; scores do not compare across them."""
     num_envs: Annotated[int, AtLeast(4)] = 512
     """Environments stepped in parallel."""
     unroll_length: Annotated[int, AtLeast(4)] = 128
@@ -98,7 +98,9 @@ class RolloutConfig(Checked):
         if (self.action_low is None) != (self.action_high is None):
             raise ConfigError("action_low and action_high must be given together.")
         if self.action_low is not None and self.action_high is not None and self.action_low >= self.action_high:
-            raise ConfigError(f"action_low must be less than action_high, not {self.action_low:g} and {self.action_high:g}.")
+            raise ConfigError(
+                f"action_low must be less than action_high, not {self.action_low:g} and {self.action_high:g}."
+            )
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class NetworkConfig(Checked):
     initial_log_std: Annotated[float, Bounds(-10.0, 2.0)] = -0.5
     """Initial log standard deviation of every action, in units of half the action range."""
     policy_output_scale: Annotated[float, POSITIVE] = 0.01
-    """Orthogonal initialisation scale of the policy's last layer; small means that the first actions centre on mid-range."""
+    """Orthogonal initialisation scale of the policy's last layer; small centres the first actions on mid-range."""
     observation_clip: Annotated[float, POSITIVE] = 10.0
     """Normalised observations are clipped to plus or minus this many standard deviations."""
 
@@ -267,7 +269,6 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
     return f"; known are {', '.join(names)}" if len(names) <= 20 else ""
 
 
-@functools.cache
 def field_types(cls: type[Checked]) -> dict[str, Any]:
     """Return a configuration class's field names and annotated types, in order of declaration."""
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -313,7 +314,10 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
         return _checked_value(name, value, hint)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ConfigError(f"{name} must be one of {', '.join(get_args(hint))}, not {value!r}{suggest(str(value), get_args(hint))}.")
+            choices = get_args(hint)
+            raise ConfigError(
+                f"{name} must be one of {', '.join(choices)}, not {value!r}{suggest(str(value), choices)}."
+            )
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, (tuple, list)):
@@ -326,7 +330,7 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{name} must be {allowed}, not {value!r}.")
     if hint is float:
-        value = float(value)
+        value = float(typing.cast(float, value))
     if bounds is not None and value not in bounds:
         raise ConfigError(f"{name} must be {bounds}, not {value!r}.")
     return value

@@ -12,6 +12,7 @@ from tests.references import Array, TabularProcess, categorical_kl, softmax
 from trpo_brax.algorithm import (
     PolicyBatch,
     StepOutcome,
+    TrustRegionStep,
     improvement_lower_bound,
     penalty_coefficient,
     trust_region_step,
@@ -65,7 +66,8 @@ def assert_bound_holds(process: TabularProcess, old: Array, new: Array) -> None:
 def test_the_theorem_holds_for_any_two_policies(float64: None, discount: float) -> None:
     rng = np.random.default_rng(round(100 * discount))
     for _ in range(60):
-        process = TabularProcess.random(rng, states=int(rng.integers(2, 6)), actions=int(rng.integers(2, 4)), discount=discount)
+        states, actions = int(rng.integers(2, 6)), int(rng.integers(2, 4))
+        process = TabularProcess.random(rng, states, actions, discount)
         logits = 2 * rng.standard_normal(process.rewards.shape)
         distance = 10.0 ** rng.uniform(-3, 1)
         change = distance * rng.standard_normal(logits.shape)
@@ -98,26 +100,29 @@ def test_exact_steps_climb_to_the_optimum_within_the_bound(float64: None) -> Non
     taken = jnp.broadcast_to(jnp.arange(actions)[None, :, None], (states, actions, 1))
 
     @jax.jit
-    def step(logits: jax.Array, advantages: jax.Array, weights: jax.Array):  # noqa: ANN202
+    def step(logits: jax.Array, advantages: jax.Array, weights: jax.Array) -> TrustRegionStep:
         batch = PolicyBatch(observations, taken, advantages, weights)
         return trust_region_step(lambda table, where: Categorical(table[where[..., 0]]), logits, batch, settings)
 
-    logits = np.zeros((states, actions))
-    for _ in range(40):
-        old = softmax(logits)
-        weights = (1 - process.discount) * process.visitation(old)[:, None] * old
-        result = step(jnp.asarray(logits), jnp.asarray(process.advantages(old)), jnp.asarray(weights))
-        assert result.outcome == StepOutcome.ACCEPTED
-        logits = np.asarray(result.parameters)
-        new = softmax(logits)
-        gain = process.local_approximation(old, new) - process.expected_return(old)
-        assert float(result.evaluation.improvement) == pytest.approx((1 - process.discount) * gain, rel=1e-8)
-        assert float(result.evaluation.kl_max) == pytest.approx(categorical_kl(old, new).max(), rel=1e-8)
-        assert_bound_holds(process, old, new)
-        assert process.expected_return(new) > process.expected_return(old)
     values = np.zeros(states)
     for _ in range(500):
         values = np.max(process.rewards + process.discount * process.transitions @ values, axis=1)
     optimum = process.start @ values
     uniform = process.expected_return(np.full((states, actions), 1 / actions))
-    assert process.expected_return(softmax(logits)) > optimum - 0.01 * (optimum - uniform)
+
+    logits, steps = np.zeros((states, actions)), 0
+    while process.expected_return(softmax(logits)) < optimum - 0.01 * (optimum - uniform):
+        old = softmax(logits)
+        weights = (1 - process.discount) * process.visitation(old)[:, None] * old
+        result = step(jnp.asarray(logits), jnp.asarray(process.advantages(old)), jnp.asarray(weights))
+        logits = np.asarray(result.parameters)
+        new = softmax(logits)
+        gain = process.local_approximation(old, new) - process.expected_return(old)
+        assert result.outcome == StepOutcome.ACCEPTED
+        assert float(result.evaluation.improvement) == pytest.approx((1 - process.discount) * gain, rel=1e-8)
+        assert float(result.evaluation.kl_max) == pytest.approx(categorical_kl(old, new).max(), rel=1e-8)
+        assert_bound_holds(process, old, new)
+        assert process.expected_return(new) > process.expected_return(old)
+        steps += 1
+        assert steps < 40
+    assert steps > 3  # the trust region did hold it back

@@ -25,7 +25,7 @@ class ConjugateGradientResult(NamedTuple):
     residual_norm: jax.Array
     """[]: |r|."""
     breakdown: jax.Array
-    """bool []: a direction had curvature p^T A p that was not a positive finite number; the solution is the iterate before."""
+    """bool []: some p^T A p was not a positive finite number; the solution is the iterate before that direction."""
 
 
 class _State(NamedTuple):
@@ -73,9 +73,10 @@ def conjugate_gradient(
         residual = tree_add_scale(state.residual, -step, product)
         residual_squared = tree_vdot(residual, residual)
         direction = tree_add_scale(residual, residual_squared / state.residual_squared, state.direction)
-        advanced = (solution, residual, direction, residual_squared)
-        before = (state.solution, state.residual, state.direction, state.residual_squared)
-        return _State(*tree_where(sound, advanced, before), state.iterations + 1, ~sound)
+        advanced = _State(solution, residual, direction, residual_squared, state.iterations + 1, ~sound)
+        stopped = state._replace(iterations=state.iterations + 1, breakdown=~sound)
+        kept: _State = tree_where(sound, advanced, stopped)
+        return kept
 
     zero = jnp.zeros((), jnp.int32)
     start = _State(tree_zeros_like(b), b, b, squared, zero, jnp.zeros((), bool))

@@ -49,9 +49,7 @@ def all_finite(tree: Parameters) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def candidate_outcome(
-    finite: jax.Array, evaluation: Evaluation, required: jax.Array, max_kl: float
-) -> jax.Array:
+def candidate_outcome(finite: jax.Array, evaluation: Evaluation, required: jax.Array, max_kl: float) -> jax.Array:
     """Return the `StepOutcome` [] of one candidate.
 
     Accepted if everything is finite, mean KL <= `max_kl`, and the surrogate improvement is positive and at least
@@ -92,7 +90,9 @@ def backtracking_line_search(
         acceptance_ratio: see `predicted_improvement`.
     """
     zero = jnp.zeros_like(predicted_improvement)
-    nothing = Evaluation(zero, zero, zero, zero)
+
+    def refused(trials: jax.Array, outcome: jax.Array) -> LineSearchResult:
+        return LineSearchResult(parameters, Evaluation(zero, zero, zero, zero), zero, trials, outcome)
 
     def unfinished(state: _State) -> jax.Array:
         return ~state.accepted & proceed & (state.result.trials < max_trials)
@@ -105,10 +105,11 @@ def backtracking_line_search(
         required = acceptance_ratio * fraction * predicted_improvement
         outcome = candidate_outcome(all_finite(candidate), evaluation, required, max_kl)
         accepted = outcome == StepOutcome.ACCEPTED
-        kept = tree_where(accepted, (candidate, evaluation, fraction), (parameters, nothing, zero))
-        return _State(accepted, LineSearchResult(*kept, trials + 1, outcome))
+        taken = LineSearchResult(candidate, evaluation, fraction, trials + 1, outcome)
+        kept: LineSearchResult = tree_where(accepted, taken, refused(trials + 1, outcome))
+        return _State(accepted, kept)
 
     trials = jnp.zeros((), jnp.int32)
     outcome = jnp.full((), StepOutcome.NO_IMPROVEMENT, jnp.int32)
-    start = _State(jnp.zeros((), bool), LineSearchResult(parameters, nothing, zero, trials, outcome))
+    start = _State(jnp.zeros((), bool), refused(trials, outcome))
     return jax.lax.while_loop(unfinished, attempt, start).result

@@ -62,9 +62,7 @@ def sample_weights(valid: jax.Array) -> jax.Array:
     return used / jnp.maximum(jnp.sum(used), 1.0)
 
 
-def surrogate(
-    distribution: Distribution, old_log_prob: jax.Array, batch: PolicyBatch
-) -> jax.Array:
+def surrogate(distribution: Distribution, old_log_prob: jax.Array, batch: PolicyBatch) -> jax.Array:
     """Return L(theta) = mean(pi(a|s) / pi_old(a|s) A(s, a)) [] (Schulman et al. 2015, equation 14).
 
     Args:
@@ -76,9 +74,7 @@ def surrogate(
     return _mean(ratio * batch.advantages, batch.weights)
 
 
-def evaluator(
-    old: Distribution, batch: PolicyBatch
-) -> Callable[[Distribution], Evaluation]:
+def evaluator(old: Distribution, batch: PolicyBatch) -> Callable[[Distribution], Evaluation]:
     """Return candidate -> `Evaluation` against the old distribution over the same batch.
 
     At the old distribution itself the improvement and every KL are exactly 0.

@@ -205,11 +205,10 @@ def _take_full_step(
     """Natural gradient (Kakade 2001): the full step, refused only where it is not finite."""
     candidate = tree_add_scale(parameters, 1.0, full.step)
     evaluation = evaluate(candidate)
-    finite = all_finite(candidate) & all_finite(evaluation)
-    taken = proceed & finite
-    zero = jnp.zeros_like(evaluation.improvement)
-    kept = tree_where(
-        taken, (candidate, evaluation, zero + 1.0), (parameters, Evaluation(zero, zero, zero, zero), zero)
-    )
-    outcome = jnp.where(taken, StepOutcome.ACCEPTED, StepOutcome.NON_FINITE).astype(jnp.int32)
-    return LineSearchResult(*kept, jnp.zeros((), jnp.int32), outcome)
+    taken = proceed & all_finite(candidate) & all_finite(evaluation)
+    zero, trials = jnp.zeros_like(evaluation.improvement), jnp.zeros((), jnp.int32)
+    accepted = LineSearchResult(candidate, evaluation, zero + 1.0, trials, jnp.int32(StepOutcome.ACCEPTED))
+    nothing = Evaluation(zero, zero, zero, zero)
+    refused = LineSearchResult(parameters, nothing, zero, trials, jnp.int32(StepOutcome.NON_FINITE))
+    kept: LineSearchResult = tree_where(taken, accepted, refused)
+    return kept

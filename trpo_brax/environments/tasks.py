@@ -108,7 +108,9 @@ def load_environment(specification: str) -> Env:
         raise TaskError(f"environment {specification!r}: there is no module {error.name!r} to import.") from error
     if not hasattr(module, class_name):
         known = [name for name in vars(module) if not name.startswith("_")]
-        raise TaskError(f"environment {specification!r}: module {module_name} has no {class_name}{suggest(class_name, known)}.")
+        raise TaskError(
+            f"environment {specification!r}: module {module_name} has no {class_name}{suggest(class_name, known)}."
+        )
     environment: Env = getattr(module, class_name)()
     return environment
 

@@ -197,9 +197,13 @@ class VectorizedEnvironment:
         return _like(state, self.task.environment.step(copy, action), self.task.name)
 
     def _start(self, key: jax.Array) -> State:
-        """Return one starting state with weak types stripped, so that nothing downstream compiles twice."""
+        """Return one starting state with weak types stripped, so that nothing downstream compiles twice.
+
+        What the trainer reads is float32: an environment may begin with a Python 0 and go on with fractions.
+        """
         state = self.task.environment.reset(key)
-        return jax.tree.map(_strong, state)
+        read = {"obs": state.obs, "reward": state.reward, "done": state.done, "metrics": state.metrics}
+        return jax.tree.map(_strong, state.replace(**jax.tree.map(_float32, read)))
 
     def _begin(self, state: State, steps: jax.Array) -> EnvironmentState:
         scalars = [name for name, value in state.metrics.items() if jnp.shape(value) == ()]
@@ -219,13 +223,18 @@ def _strong(leaf: Any) -> jax.Array:
     return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
+def _float32(leaf: Any) -> jax.Array:
+    return jnp.asarray(leaf, jnp.float32)
+
+
 def _like(reference: State, state: State, name: str) -> State:
     """Return `state` in the dtypes of `reference`.
 
     Raises:
-        TaskError: step and reset give trees or shapes that differ.
+        TaskError: step and reset give trees or shapes that differ, or fractions where reset gave whole numbers.
     """
-    ours, theirs = jax.tree.structure(reference), jax.tree.structure(state)
+    ours: Any = jax.tree.structure(reference)
+    theirs: Any = jax.tree.structure(state)
     if ours != theirs:
         raise TaskError(f"environment {name} returns another State from step than from reset: {theirs} against {ours}.")
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(reference), jax.tree.leaves(state), strict=True):
@@ -233,6 +242,12 @@ def _like(reference: State, state: State, name: str) -> State:
             where = jax.tree_util.keystr(path)
             raise TaskError(
                 f"environment {name} returns {where} of shape {jnp.shape(new)} from step, {jnp.shape(old)} from reset."
+            )
+        if jnp.issubdtype(jnp.result_type(new), jnp.inexact) and not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
+            where = jax.tree_util.keystr(path)
+            raise TaskError(
+                f"environment {name} returns {where} as {jnp.result_type(new)} from step, {jnp.result_type(old)} from "
+                f"reset; begin it with {jnp.result_type(new)}."
             )
     return jax.tree.map(lambda old, new: jax.lax.convert_element_type(new, jnp.result_type(old)), reference, state)
 

@@ -6,7 +6,6 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import stats
 
 from trpo_brax.evaluation.episodes import Episodes
 
@@ -39,6 +38,8 @@ class EvaluationReport:
 
 def summarize(episodes: Episodes) -> EvaluationReport:
     """Return the statistics of at least one episode."""
+    from scipy import stats  # a second to import, which training should not pay
+
     returns = np.sort(episodes.returns.astype(np.float64))
     worst = math.ceil(0.05 * returns.size)
     return EvaluationReport(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -124,13 +124,11 @@ class Networks:
 
     def distribution(self, parameters: Parameters, observations: jax.Array) -> DiagonalGaussian:
         """Return the action distribution over normalised observations [..., observation]."""
-        distribution: DiagonalGaussian = self.policy.apply(parameters, observations)
-        return distribution
+        return cast(DiagonalGaussian, self.policy.apply(parameters, observations))
 
     def normalized_value(self, network: Parameters, observations: jax.Array) -> jax.Array:
         """Return the critic network's output [...] for normalised observations [..., observation]."""
-        output: jax.Array = self.critic.apply(network, observations)
-        return jnp.squeeze(output, axis=-1)
+        return jnp.squeeze(cast(jax.Array, self.critic.apply(network, observations)), axis=-1)
 
     def value(self, parameters: CriticParameters, observations: jax.Array) -> jax.Array:
         """Return V(s) [...] in units of return, for normalised observations [..., observation]."""

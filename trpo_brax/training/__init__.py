@@ -1,6 +1,21 @@
 """The way through: TrainState, rollout, the compiled iteration, the host loop, checkpoints, metrics."""
 
-from trpo_brax.training.loop import train
-from trpo_brax.training.run import Run, evaluate
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trpo_brax.training.loop import train
+    from trpo_brax.training.run import Run, evaluate
 
 __all__ = ["Run", "evaluate", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # The console is needed before JAX is: importing it must not import all the rest.
+    if name == "train":
+        return import_module("trpo_brax.training.loop").train
+    if name in ("Run", "evaluate"):
+        return getattr(import_module("trpo_brax.training.run"), name)
+    raise AttributeError(f"module 'trpo_brax.training' has no attribute {name!r}")

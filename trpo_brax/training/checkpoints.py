@@ -43,9 +43,7 @@ class Checkpoints:
             raise CheckpointError(f"there is no folder {directory}, so no checkpoint to read.")
         policies: list[Any] = [
             checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-                get_metric_fn=_training_return, n=1, keep_checkpoints_without_metrics=False
-            ),
+            checkpoint_managers.BestN(get_metric_fn=_training_return, n=1, keep_checkpoints_without_metrics=False),
         ]
         options = ocp.CheckpointManagerOptions(
             create=keep is not None,
@@ -124,9 +122,7 @@ class Checkpoints:
         state: TrainState = jax.tree.unflatten(jax.tree.structure(like), leaves)
         return state
 
-    def restore_policy(
-        self, iteration: int, specification: PolicySpecification
-    ) -> tuple[Any, ObservationStatistics]:
+    def restore_policy(self, iteration: int, specification: PolicySpecification) -> tuple[Any, ObservationStatistics]:
         """Return policy parameters and observation statistics of a checkpoint, on the default device.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -41,10 +42,9 @@ def configure(runtime: RuntimeConfig, num_envs: int) -> list[str]:
         jax.config.update("jax_platforms", "cpu")
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         wanted = runtime.cpu_devices or largest_divisor(num_envs, usable_cores())
-        try:
+        # Once the backend has started this is refused, and `select` makes do with the devices it has.
+        with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", wanted)
-        except RuntimeError:
-            pass  # The backend has started: `select` makes do with the devices it has.
     if runtime.platform == "gpu" and jax.default_backend() != "gpu":
         raise UserError("platform gpu was asked for, but JAX finds no GPU; install the extra cuda12 or cuda13.")
     if runtime.platform == "auto" and _nvidia_visible() and not _cuda_plugin():
@@ -72,7 +72,7 @@ def _configure_cache(directory: str) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if directory == "auto":
-        if jax.config.jax_compilation_cache_dir is not None:
+        if jax.config.read("jax_compilation_cache_dir") is not None:
             return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         path = root / "trpo_brax" / "xla"

@@ -107,7 +107,9 @@ class RunFolder:
             except OSError as error:
                 handle.seek(0)
                 owner = handle.read().strip() or "unknown"
-                raise RunFolderError(f"run_dir {self.path} is in use by the trainer with process id {owner}.") from error
+                raise RunFolderError(
+                    f"run_dir {self.path} is in use by the trainer with process id {owner}."
+                ) from error
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")
             handle.flush()

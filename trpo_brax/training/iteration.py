@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -89,7 +91,7 @@ def iterate(
         iteration=state.iteration + 1,
         key=state.key,
         policy=step.parameters,
-        critic=critic.replace(network=fit.parameters),
+        critic=dataclasses.replace(critic, network=fit.parameters),
         critic_optimizer=fit.optimizer_state,
         statistics=state.statistics.updated(trajectory.observations, transitions.valid),
         environments=environments,

@@ -90,7 +90,9 @@ def make_task(config: Config, environment: Env | None = None) -> Task:
     if environment is not None:
         return own_task(environment, config.rollout)
     if config.rollout.action_low is not None:
-        raise TaskError(f"action_low and action_high are for an environment of your own; task {config.task} has its own.")
+        raise TaskError(
+            f"action_low and action_high are for an environment of your own; task {config.task} has its own."
+        )
     return brax_task(config.task, config.rollout.backend)
 
 
@@ -98,7 +100,7 @@ def _check_resumable(folder: RunFolder, config: Config) -> None:
     different = shaping_differences(folder.read_config(), config)
     if different:
         raise RunFolderError(
-            f"run_dir {folder.path} cannot be resumed with another {' and '.join(different)}: that would shape learning."
+            f"run_dir {folder.path} cannot be resumed with another {' and '.join(different)}: it would shape learning."
         )
 
 
@@ -157,7 +159,9 @@ class _Session:
         episodes = config.record.final_evaluation_episodes
         if not self._stop and episodes:
             with self._console.stage(f"Evaluating {episodes} episodes"):
-                report = evaluate(Run.load(self._folder.path), episodes=episodes, environment=environment or self._own())
+                report = evaluate(
+                    Run.load(self._folder.path), episodes=episodes, environment=environment or self._own()
+                )
             summary["evaluation"] = report.to_dict()
             self._folder.write_json(self._folder.summary_file, summary)
             self._console.note(
@@ -208,7 +212,9 @@ class _Session:
                     pending = None
             if pending is not None:
                 self._complete(pending)
-            if dispatched > 0 and (not self._checkpoints.iterations() or self._checkpoints.iterations()[-1] != dispatched):
+            if dispatched > 0 and (
+                not self._checkpoints.iterations() or self._checkpoints.iterations()[-1] != dispatched
+            ):
                 self._save(state)
         self._checkpoints.wait()
 

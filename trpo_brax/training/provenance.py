@@ -35,9 +35,8 @@ def provenance(devices: Sequence[jax.Device]) -> dict[str, Any]:
         "processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "jax_settings": {
-            "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
-            "jax_enable_x64": jax.config.jax_enable_x64,
-            "jax_threefry_partitionable": jax.config.jax_threefry_partitionable,
+            name: jax.config.read(name)
+            for name in ("jax_default_matmul_precision", "jax_enable_x64", "jax_threefry_partitionable")
         },
     }
 
@@ -57,7 +56,9 @@ def _git() -> dict[str, Any] | None:
     folder = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20
+        )
         return done.stdout
 
     try:

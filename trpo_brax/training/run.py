@@ -85,10 +85,14 @@ class Run:
         trained_on = self.config.environment
         if environment is None:
             if trained_on is not None:
-                raise TaskError(f"{self.path} was trained on an environment of your own: give environment {trained_on}.")
+                raise TaskError(
+                    f"{self.path} was trained on an environment of your own: give environment {trained_on}."
+                )
             return brax_task(self.config.task, self.config.rollout.backend)
         if trained_on is None:
-            raise TaskError(f"{self.path} was trained on the task {self.config.task}, not on {environment_name(environment)}.")
+            raise TaskError(
+                f"{self.path} was trained on the task {self.config.task}, not on {environment_name(environment)}."
+            )
         task = own_task(environment, self.config.rollout)
         specification = self._specification()
         if (task.observation_size, len(task.action_low)) != (specification.observation_size, specification.bounds.size):
