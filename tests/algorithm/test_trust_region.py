@@ -178,7 +178,7 @@ def full_step(matrix: jax.Array, gradient: jax.Array, max_kl: float, cg_iteratio
     )
 
 
-@pytest.mark.parametrize("cg_iterations", [1, 4, 30])
+@pytest.mark.parametrize("cg_iterations", [1, 4, 60])
 @pytest.mark.parametrize(("max_kl", "damping"), [(0.01, 0.1), (1.0, 1e-3), (1e-6, 10.0)])
 def test_the_damped_quadratic_model_of_the_full_step_is_the_trust_region(
     float64: None, cg_iterations: int, max_kl: float, damping: float
@@ -261,7 +261,7 @@ def test_many_steps_at_once_are_each_taken_alone() -> None:
         assert together.trials[lane] == alone.trials
         many = references.flatten({name: leaf[lane] for name, leaf in together.parameters.items()})
         one, old = references.flatten(alone.parameters), references.flatten(policy)
-        assert np.linalg.norm(many - one) <= 2e-3 * np.linalg.norm(one - old)
+        assert np.linalg.norm(many - one) <= 1e-2 * np.linalg.norm(one - old)
     assert together.outcome[2] == StepOutcome.ZERO_GRADIENT
 
 
@@ -417,7 +417,7 @@ def test_negative_curvature_keeps_the_parameters(sign_of_mean: float, mode: Any)
     assert result.trials == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 def test_solving_far_past_convergence_is_not_bad_curvature(seed: int) -> None:
     policy, batch = problem(seed)
     expected = references.trust_region_step(policy, batch, max_kl=0.01, damping=0.1, cg_iterations=200)

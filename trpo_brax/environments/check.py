@@ -7,6 +7,7 @@ NumPy on what these return. Episodes are followed to their own end and never res
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import time
 from collections.abc import Callable
@@ -24,12 +25,14 @@ NUM_ENVS = 64
 CHUNK = 25
 """Steps in one call of the compiled program."""
 
+Level = Literal["ok", "warning", "error"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """One thing a trainer needs, and whether the environment has it."""
 
-    level: Literal["ok", "warning", "error"]
+    level: Level
     topic: str
     sentence: str
 
@@ -48,18 +51,14 @@ class Record(NamedTuple):
     @property
     def broken(self) -> dict[str, Any]:
         """Part of the state -> bool [1 + T, N]: it is not finite."""
-        return {
-            "observation": ~np.isfinite(self.observation).all(axis=-1),
-            "reward": ~np.isfinite(self.reward),
-            "done": ~np.isfinite(self.done),
-            "physics state": ~self.physics,
-        }
+        broken = {name: ~np.isfinite(getattr(self, name)) for name in ("observation", "reward", "done")}
+        return broken | {"observation": broken["observation"].any(axis=-1), "physics state": ~self.physics}
 
     @property
     def alive(self) -> Any:
         """bool [1 + T, N]: not after the environment's first end or first number that is not finite."""
         ended = np.logical_or.reduce([self.done > 0.5, *self.broken.values()]).astype(int)
-        return np.cumsum(ended, axis=0) - ended == 0
+        return np.cumsum(ended, axis=0) == ended
 
     @property
     def sound(self) -> Any:
@@ -67,9 +66,7 @@ class Record(NamedTuple):
         return self.alive & ~np.logical_or.reduce(list(self.broken.values()))
 
 
-def check_environment(
-    task: Task, *, episode_length: int = 1000, seconds: float = 2.0, seed: int = 0
-) -> list[Finding]:
+def check_environment(task: Task, *, episode_length: int = 1000, seconds: float = 2.0, seed: int = 0) -> list[Finding]:
     """Step a batch of environments in several ways and say what a trainer would meet.
 
     What `own_task` refuses (dictionaries, batches, auto-reset wrappers, impossible bounds) never gets here.
@@ -77,35 +74,216 @@ def check_environment(
     Args:
         task: the environment.
         episode_length: time limit in control steps that training will use; random episodes are followed up to it.
-        seconds: most seconds spent on following them, compilation and the other checks not included.
+        seconds: most seconds spent on following them; compilation and the other checks come on top.
         seed: of starting states and random actions.
     """
+    keys = jax.random.split(jax.random.PRNGKey(seed), NUM_ENVS)
+    began = time.perf_counter()
     try:
-        findings = _structure(task, episode_length)
+        begin, advance = _compile(task, keys, episode_length)
     except TaskError as error:
         return [Finding("error", "structure", str(error))]
     except Exception as error:  # whatever an author's code may raise when it is traced
         reason = (str(error).strip() or "no message").splitlines()[0]
         return [Finding("error", "structure", f"tracing reset and step raises {type(error).__name__}: {reason}")]
-    if any(finding.level == "error" for finding in findings):
-        return findings
+    compile_seconds = time.perf_counter() - began
 
-    keys = jax.random.split(jax.random.PRNGKey(seed), NUM_ENVS)
-    begin, advance, compile_seconds = _compile(task, keys, episode_length)
-    start, at_reset = begin(keys)
+    def follow(*chunks: Any) -> Record:
+        state, record = begin(keys)
+        records = [record]
+        for actions in chunks:
+            state, record = advance(state, actions)
+            records.append(record)
+        return Record(*(np.concatenate(leaves)[: episode_length + 1] for leaves in zip(*records, strict=True)))
+
     rng, size = np.random.default_rng(seed), len(task.action_low)
-    low = np.where(np.isfinite(task.action_low), task.action_low, -1.0).astype(np.float32)
-    high = np.where(np.isfinite(task.action_high), task.action_high, 1.0).astype(np.float32)
-    draw = lambda: rng.uniform(low, high, (CHUNK, NUM_ENVS, size)).astype(np.float32)
+    low = np.where(np.isfinite(task.action_low), task.action_low, -1.0)
+    high = np.where(np.isfinite(task.action_high), task.action_high, 1.0)
+    actions = rng.uniform(low, high, (-(-episode_length // CHUNK), CHUNK, NUM_ENVS, size))
+    first = follow(actions[0])
+    start, began = begin(keys)[0], time.perf_counter()
+    advance(start, actions[0])
+    chunk_seconds = time.perf_counter() - began
+    random = follow(*actions[: max(1, int(seconds / chunk_seconds))])
+    mirrored = np.arange(NUM_ENVS)[:, None] % size == np.arange(size)
+    at_bounds = follow(np.where(rng.random(actions[0].shape) < 0.5, low, high))
+    after_nan = follow(np.where(np.arange(CHUNK)[:, None, None] == 0, np.nan, actions[0]))
+    reflected = follow(np.where(mirrored, low + high - actions[0], actions[0]))
+    speed = f"{CHUNK * NUM_ENVS / chunk_seconds:,.0f} steps/s, {NUM_ENVS} at once; compiled in {compile_seconds:.1f} s."
+    return [
+        *_structure(task),
+        *_resets(first, random),
+        _finite("with random actions", "error", random),
+        _finite("with actions at their bounds", "warning", at_bounds),
+        _nan_action(after_nan),
+        *_ends(random, episode_length),
+        _reward_scale(random),
+        _action_effect(task, first, reflected, mirrored),
+        _observation_scale(random),
+        Finding("ok", "speed", speed),
+    ]
 
-    def follow(actions: Any) -> Record:
-        return _joined([at_reset, advance(start, actions)[1]])[: episode_length + 1]
 
-    actions = draw()
-    state, record = advance(start, actions)
-    records, began = [at_reset, record], time.perf_counter()
-    while len(records) < 3 or (len(records) * CHUNK < episode_length + CHUNK and time.perf_counter() - began < seconds):
-        state, record = advance(state, draw())
-        records.append(record)
-    speed = (len(records) - 2) * CHUNK * NUM_ENVS / (time.perf_counter() - began)
-    random = _joined(records, episode_length)
+def format_findings(findings: list[Finding]) -> str:
+    """Return one line of text per finding."""
+    return "\n".join(f"{finding.level:8} {finding.topic}: {finding.sentence}" for finding in findings)
+
+
+def _structure(task: Task) -> list[Finding]:
+    """Compare the types that reset and step return, and trace both twice; trees and shapes are known to agree."""
+    reset, step, program = _trace(task)
+    findings, weak = [Finding("ok", "structure", "step returns the tree and the shapes of reset.")], []
+    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(reset), jax.tree.leaves(step), strict=True):
+        name = jax.tree_util.keystr(path).lstrip(".")
+        weak += [name] * (old.weak_type or new.weak_type)
+        if old.dtype != new.dtype:
+            sentence = f"{name} is {old.dtype} at reset and {new.dtype} from step; give it one type."
+            findings.append(Finding("warning", "types", sentence))
+        elif name in ("obs", "reward", "done") and old.dtype != jnp.float32:
+            findings.append(Finding("warning", "types", f"{name} is {old.dtype} where Brax has float32."))
+    if weak:
+        note = f"weak types (Python numbers) in {', '.join(weak)}: stripped here, but elsewhere they compile twice."
+        findings.append(Finding("ok", "types", note))
+    if _trace(task)[2] != program:
+        sentence = "tracing twice gives two programs: it draws or keeps something outside of its State."
+        findings.append(Finding("error", "repeatable", sentence))
+    return findings
+
+
+def _trace(task: Task) -> tuple[Any, Any, str]:
+    """Return the shapes of reset's State and of step's, and both programs as text."""
+    key, action = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((len(task.action_low),), jnp.float32)
+    # A new partial every time: JAX remembers its traces of a function.
+    first, reset = jax.make_jaxpr(functools.partial(task.environment.reset), return_shape=True)(key)
+    second, step = jax.make_jaxpr(functools.partial(task.environment.step), return_shape=True)(reset, action)
+    constants = [np.asarray(constant).tolist() for constant in (*first.consts, *second.consts)]
+    return reset, step, re.sub("0x[0-9a-f]+", "", f"{first}{second}{constants}")
+
+
+def _compile(task: Task, keys: jax.Array, episode_length: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return compiled keys [N, 2] -> (State, Record) and (State, actions [CHUNK, N, A]) -> (State, Record)."""
+    environment = VectorizedEnvironment(task, episode_length=episode_length)
+
+    def record(state: Any, reward: jax.Array) -> Record:
+        numbers = [leaf for leaf in jax.tree.leaves(state.pipeline_state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        physics = jnp.array([~jnp.any(jnp.isnan(leaf)) for leaf in numbers]).all()
+        return Record(state.obs, reward, state.done, jnp.asarray(state.info.get("truncation", 0.0)), physics)
+
+    def begin(keys: jax.Array) -> tuple[Any, Record]:
+        state = jax.tree.map(lambda leaf: leaf[:, 0], environment.starting_pool(keys))
+        return state, jax.tree.map(lambda leaf: leaf[None], jax.vmap(record)(state, state.reward))
+
+    def step(state: Any, action: jax.Array) -> tuple[Any, Record]:
+        outcome = environment.simulate(state, action)
+        return outcome.state, record(outcome.state, outcome.reward)
+
+    states = jax.eval_shape(begin, keys)[0]
+    actions = jax.ShapeDtypeStruct((CHUNK, NUM_ENVS, len(task.action_low)), jnp.float32)
+    compiled = jax.jit(lambda *inputs: jax.lax.scan(jax.vmap(step), *inputs)).lower(states, actions).compile()
+    compiled_begin = jax.jit(begin).lower(keys).compile()
+    to_host = lambda result: (result[0], jax.tree.map(np.asarray, result[1]))
+    return (
+        lambda keys: to_host(compiled_begin(keys)),
+        lambda states, actions: to_host(compiled(states, np.asarray(actions, np.float32))),
+    )
+
+
+def _resets(one: Record, two: Record) -> list[Finding]:
+    """Compare starting states with each other, and two rollouts of the same keys and first actions."""
+    different = len(np.unique(one.observation[0], axis=0))
+    starts = Finding("ok", "resets", f"{NUM_ENVS} keys give {different} different first observations.")
+    if different == 1:
+        starts = Finding("warning", "resets", "every episode starts the same: all keys give one first observation.")
+    if any(a.tobytes() != b[: len(a)].tobytes() for a, b in zip(one, two, strict=True)):
+        return [starts, Finding("error", "repeatable", "the same keys and actions give different results.")]
+    return [starts, Finding("ok", "repeatable", "the same keys and actions give the same results, bit for bit.")]
+
+
+def _finite(when: str, level: Level, record: Record) -> Finding:
+    struck = record.alive & ~record.sound
+    if not struck.any():
+        return Finding("ok", "finite", f"{when}, everything stays finite over {len(record.done) - 1} steps.")
+    step = int(np.argmax(struck.any(axis=1)))
+    parts = " and ".join(part for part, broken in record.broken.items() if (broken & struck)[step].any())
+    count, where = struck[step].sum(), f"at step {step}" if step else "at reset"
+    return Finding(level, "finite", f"{when}, {parts} not finite {where} in {count} of {NUM_ENVS} environments.")
+
+
+def _nan_action(record: Record) -> Finding:
+    """Say what a NaN, as broken physics leaves it, does to `done`; whatever it is, it is no fault of the author's."""
+    parts = " and ".join(part for part, broken in record.broken.items() if broken[1:].any())
+    if not parts:
+        return Finding("ok", "NaN", "a NaN action leaves every number finite.")
+    done = "becomes NaN" if np.isnan(record.done[1]).any() else "becomes 1" if record.done[1].all() else "stays 0"
+    sentence = (
+        f"a NaN action spoils {parts}, and done {done}; the trainer cuts such an environment off whatever done is."
+    )
+    return Finding("ok", "NaN", sentence)
+
+
+def _ends(record: Record, episode_length: int) -> list[Finding]:
+    """Judge `done` and `info["truncation"]`, and how episodes end under random actions."""
+    if (record.done[0] == 1).any():
+        return [Finding("error", "ends", "done is 1 at reset: an episode would begin ended.")]
+    done, truncation = record.done[record.sound], record.truncation[record.sound] > 0.5
+    other = done[(done != 0) & (done != 1)]
+    if len(other):
+        return [Finding("error", "ends", f"done must be 0 or 1, and is {other[0]:g} at times.")]
+    findings = []
+    if (truncation & (done == 0)).any():
+        findings.append(Finding("warning", "ends", "info['truncation'] is 1 while done is 0, which ends nothing."))
+    steps, watched = np.nonzero((record.done == 1) & record.sound)[0], len(record.done) - 1
+    sentence = f"{len(steps)} of {NUM_ENVS} random episodes end by themselves within {watched} steps"
+    if len(steps) == 0:
+        sentence += f"; the time limit of {episode_length} ends the others."
+    elif len(steps) == NUM_ENVS and steps.min() == steps.max() > 1 and not truncation.any():
+        sentence = f"all episodes last {steps[0]} steps: if that is a time limit, set info['truncation'] to 1 there."
+        return [*findings, Finding("warning", "ends", sentence)]
+    else:
+        sentence += (
+            f", after {steps.mean():.1f} on average, {truncation.sum()} of them as time limits (info['truncation'])."
+        )
+    return [*findings, Finding("ok", "ends", sentence)]
+
+
+def _reward_scale(record: Record) -> Finding:
+    reward = record.reward[1:][record.sound[1:]].astype(np.float64)
+    if reward.size == 0:
+        return Finding("error", "reward", "no finite step was seen.")
+    low, high = reward.min(), reward.max()
+    if low == high:
+        useful = low != 0 and (record.done[record.sound] == 1).any()
+        meaning = "what can be learned is how long episodes last" if useful else "there is nothing to learn"
+        return Finding("ok" if useful else "warning", "reward", f"always {low:.3g} under random actions: {meaning}.")
+    scale = f"mean {reward.mean():.3g}, standard deviation {reward.std():.3g}, from {low:.3g} to {high:.3g} per step"
+    if not 1e-4 <= max(-low, high) <= 1e4:
+        return Finding("warning", "reward", f"{scale}: scale it to the order of 1.")
+    return Finding("ok", "reward", f"{scale} under random actions.")
+
+
+def _action_effect(task: Task, one: Record, other: Record, mirrored: Any) -> Finding:
+    """Compare two rollouts from the same states where environment n's action component n mod A was mirrored."""
+    if not np.all(np.isfinite([task.action_low, task.action_high])):
+        return Finding("warning", "actions", "their range is infinite: give action_low and action_high.")
+    changed = (one.observation != other.observation).any(axis=-1) | (one.reward != other.reward)
+    changed = (changed & one.sound & other.sound).any(axis=0)
+    idle = [i for i in range(mirrored.shape[1]) if mirrored[:, i].any() and not changed[mirrored[:, i]].any()]
+    scope = f"in [{min(task.action_low):g}, {max(task.action_high):g}]"
+    if idle:
+        names = f"component {', '.join(map(str, idle))}" if len(idle) < mirrored.shape[1] else "the action"
+        sentence = f"{scope}; {names} changed neither observation nor reward in {len(one.done) - 1} steps."
+        return Finding("warning", "actions", sentence)
+    return Finding("ok", "actions", f"{scope}; every component changes observation or reward.")
+
+
+def _observation_scale(record: Record) -> Finding:
+    seen = record.observation[record.sound].astype(np.float64)
+    if seen.size == 0:
+        return Finding("error", "observation", "no finite state was seen.")
+    largest, constant = np.abs(seen).max(), int((seen.min(axis=0) == seen.max(axis=0)).sum())
+    if constant == seen.shape[1]:
+        return Finding("warning", "observation", "it never changes: the policy sees nothing.")
+    sizes = f"{constant} of {seen.shape[1]} components constant, largest absolute value {largest:.3g}"
+    if largest > 1e3:
+        return Finding("warning", "observation", f"{sizes}: scale it, or outliers spoil its running normalisation.")
+    return Finding("ok", "observation", f"{sizes}.")

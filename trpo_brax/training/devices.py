@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -72,7 +73,8 @@ def _configure_cache(directory: str) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if directory == "auto":
-        if jax.config.read("jax_compilation_cache_dir") is not None:
+        settings: Any = jax.config
+        if settings.jax_compilation_cache_dir is not None:
             return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         path = root / "trpo_brax" / "xla"

@@ -63,6 +63,9 @@ def train(
         config = override(config, environment=environment_name(environment))
     if resume:
         _check_resumable(folder, config)
+        if _finished(folder, config):
+            console.note(f"Nothing to do: {folder.path} has finished its {config.total_iterations} iterations.")
+            return Run.load(folder.path)
     else:
         folder.refuse_used()
     for note in device_choice.configure(config.runtime, config.rollout.num_envs):
@@ -102,6 +105,13 @@ def _check_resumable(folder: RunFolder, config: Config) -> None:
         raise RunFolderError(
             f"run_dir {folder.path} cannot be resumed with another {' and '.join(different)}: it would shape learning."
         )
+
+
+def _finished(folder: RunFolder, config: Config) -> bool:
+    if not folder.summary_file.is_file():
+        return False
+    summary = folder.read_json(folder.summary_file)
+    return bool(summary["status"] == "finished" and summary["iterations"] >= config.total_iterations)
 
 
 @dataclasses.dataclass

@@ -35,7 +35,7 @@ def provenance(devices: Sequence[jax.Device]) -> dict[str, Any]:
         "processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "jax_settings": {
-            name: jax.config.read(name)
+            name: getattr(jax.config, name)
             for name in ("jax_default_matmul_precision", "jax_enable_x64", "jax_threefry_partitionable")
         },
     }

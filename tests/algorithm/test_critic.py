@@ -1,0 +1,241 @@
+"""The critic's fit against hand-written Adam steps, and which samples each of them sees."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import references
+from tests.algorithm.policies import OBSERVATION, as_jax, bytes_of, network, random_network, to_numpy
+from tests.references import Array, Network
+from trpo_brax.algorithm import CriticFit, explained_variance, fit_critic, sample_weights
+
+RATE = 1e-2
+OPTIMIZER = optax.adam(RATE)
+LENGTH, ENVIRONMENTS = 6, 5
+
+
+def value_of(parameters: Any, observations: jax.Array) -> jax.Array:
+    return network(parameters, observations)[..., 0]
+
+
+@functools.cache
+def compiled(epochs: int, minibatches: int) -> Callable[..., CriticFit]:
+    """Return the compiled fit of a network critic by Adam."""
+    return jax.jit(
+        lambda parameters, state, observations, targets, valid: fit_critic(
+            value_of,
+            OPTIMIZER,
+            parameters,
+            state,
+            observations,
+            targets,
+            valid,
+            epochs=epochs,
+            minibatches=minibatches,
+        )
+    )
+
+
+def problem(seed: int = 0, length: int = LENGTH) -> tuple[Network, Array, Array, Array]:
+    """Return a critic, observations [T, N, O], targets [T, N] and valid [T, N]."""
+    rng = np.random.default_rng(seed)
+    critic = random_network(rng, 1, gaussian=False)
+    observations, targets = rng.standard_normal((length, ENVIRONMENTS, OBSERVATION)), rng.standard_normal((length, ENVIRONMENTS))
+    return critic, observations, targets, rng.uniform(size=targets.shape) > 0.2
+
+
+def fit(
+    critic: Network, observations: Array, targets: Array, valid: Array, *, epochs: int, minibatches: int, state: Any = None
+) -> CriticFit:
+    parameters = as_jax(critic)
+    state = OPTIMIZER.init(parameters) if state is None else state
+    arrays = (as_jax(observations), as_jax(targets), jnp.asarray(valid))
+    return compiled(epochs, minibatches)(parameters, state, *arrays)
+
+
+def by_hand(
+    critic: Network, observations: Array, targets: Array, valid: Array, *, epochs: int, minibatches: int
+) -> tuple[Network, float]:
+    """Return the critic after Adam steps on time steps m, m + M, ... in turn, and the last pass's mean loss."""
+    vector = references.flatten(critic)
+    adam = references.Adam(RATE, np.zeros_like(vector), np.zeros_like(vector))
+    for _ in range(epochs):
+        losses = []
+        for m in range(minibatches):
+            used = valid[m::minibatches]
+            loss, gradient = references.squared_error(
+                references.unflatten(vector, critic), observations[m::minibatches][used], targets[m::minibatches][used]
+            )
+            vector = adam.step(vector, gradient)
+            losses.append(loss)
+    return references.unflatten(vector, critic), float(np.mean(losses))
+
+
+@pytest.mark.parametrize(("epochs", "minibatches", "length"), [(1, 1, 6), (1, 2, 6), (3, 2, 6), (2, 4, 6), (2, 5, 7)])
+def test_matches_adam_steps_written_by_hand(float64: None, epochs: int, minibatches: int, length: int) -> None:
+    case = problem(length=length)
+    expected, loss = by_hand(*case, epochs=epochs, minibatches=minibatches)
+    result = fit(*case, epochs=epochs, minibatches=minibatches)
+    np.testing.assert_allclose(
+        references.flatten(result.parameters), references.flatten(expected), rtol=1e-10, atol=1e-12
+    )
+    assert float(result.loss) == pytest.approx(loss, rel=1e-11)
+    assert result.optimizer_state[0].count == epochs * minibatches
+
+
+def test_the_optimiser_goes_on_where_it_was(float64: None) -> None:
+    case = problem()
+    first = fit(*case, epochs=1, minibatches=2)
+    second = fit(to_numpy(first.parameters), *case[1:], epochs=1, minibatches=2, state=first.optimizer_state)
+    both = fit(*case, epochs=2, minibatches=2)
+    np.testing.assert_allclose(
+        references.flatten(second.parameters), references.flatten(both.parameters), rtol=1e-12, atol=1e-14
+    )
+
+
+# Which samples a minibatch holds
+
+
+def recorder(updates: int) -> optax.GradientTransformation:
+    """Return an optimiser that changes nothing and keeps every gradient it is given."""
+
+    def init(parameters: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros((), jnp.int32), jnp.zeros((updates, *parameters.shape))
+
+    def update(gradient: jax.Array, state: Any, _: Any = None) -> Any:
+        count, seen = state
+        return jnp.zeros_like(gradient), (count + 1, seen.at[count].set(gradient))
+
+    return optax.GradientTransformation(init, update)
+
+
+@pytest.mark.parametrize(
+    ("length", "minibatches", "expected"),
+    [
+        (6, 2, [[0, 2, 4], [1, 3, 5]]),
+        (6, 3, [[0, 3], [1, 4], [2, 5]]),
+        (5, 2, [[0, 2, 4], [1, 3]]),
+        (5, 4, [[0, 4], [1], [2], [3]]),
+        (3, 8, [[0], [1], [2]]),
+        (4, 1, [[0, 1, 2, 3]]),
+    ],
+)
+def test_minibatch_m_holds_time_steps_m_and_every_mth_after(
+    length: int, minibatches: int, expected: list[list[int]]
+) -> None:
+    # The critic is a table of one value a sample, so a gradient shows which samples it came from and with which weight.
+    samples = jnp.arange(length * ENVIRONMENTS).reshape(length, ENVIRONMENTS)
+    table = jnp.zeros(length * ENVIRONMENTS)
+    optimizer = recorder(2 * len(expected))
+    result = fit_critic(
+        lambda parameters, inputs: parameters[inputs[..., 0]],
+        optimizer,
+        table,
+        optimizer.init(table),
+        samples[..., None],
+        jnp.ones(samples.shape),
+        jnp.ones(samples.shape, bool),
+        epochs=2,
+        minibatches=minibatches,
+    )
+    count, gradients = result.optimizer_state
+    assert count == 2 * len(expected)
+    for update, gradient in enumerate(np.asarray(gradients)):
+        steps = expected[update % len(expected)]
+        wanted = np.zeros((length, ENVIRONMENTS))
+        wanted[steps] = -2 / (len(steps) * ENVIRONMENTS)  # d mean (V - 1)^2 / dV at V = 0
+        np.testing.assert_allclose(gradient.reshape(length, ENVIRONMENTS), wanted, rtol=1e-6)
+    assert float(result.loss) == 1.0
+
+
+# What must not matter, and what must not happen
+
+
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("field", ["observations", "targets"])
+def test_what_an_invalid_sample_holds_does_not_matter(field: str, filler: float) -> None:
+    critic, observations, targets, valid = problem()
+    assert 0 < valid.sum() < valid.size
+    spoilt = {"observations": observations.copy(), "targets": targets.copy()}
+    spoilt[field][~valid] = filler
+    expected = fit(critic, observations, targets, valid, epochs=2, minibatches=2)
+    result = fit(critic, spoilt["observations"], spoilt["targets"], valid, epochs=2, minibatches=2)
+    assert bytes_of(result) == bytes_of(expected)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_minibatch_that_is_not_finite_is_left_out(float64: None, poison: float) -> None:
+    critic, observations, targets, _ = problem()
+    valid = np.ones(targets.shape, bool)
+    targets[3, 2] = poison  # in the second of two minibatches
+    result = fit(critic, observations, targets, valid, epochs=3, minibatches=2)
+    healthy, _ = by_hand(critic, observations[::2], targets[::2], valid[::2], epochs=3, minibatches=1)
+    np.testing.assert_allclose(
+        references.flatten(result.parameters), references.flatten(healthy), rtol=1e-10, atol=1e-12
+    )
+    assert result.optimizer_state[0].count == 3
+
+
+@pytest.mark.parametrize("size", [float("nan"), float("inf"), 1e25, 1e38])
+def test_nothing_that_is_not_finite_is_ever_kept(size: float) -> None:
+    # 1e25 is finite and so is its gradient, but not the square of it that Adam would keep for good.
+    critic, observations, targets, valid = problem()
+    targets[valid] = size
+    parameters = as_jax(critic)
+    state = OPTIMIZER.init(parameters)
+    result = fit(critic, observations, targets, valid, epochs=2, minibatches=2, state=state)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((result.parameters, result.optimizer_state)))
+    assert bytes_of((result.parameters, result.optimizer_state)) == bytes_of((parameters, state))
+
+
+def test_nothing_valid_changes_nothing() -> None:
+    critic, observations, targets, valid = problem()
+    result = fit(critic, observations, targets, np.zeros_like(valid), epochs=2, minibatches=2)
+    assert bytes_of(result.parameters) == bytes_of(as_jax(critic))
+    assert float(result.loss) == 0.0
+
+
+# Explained variance
+
+
+def test_explained_variance_against_numpy(float64: None) -> None:
+    rng = np.random.default_rng(0)
+    targets, predictions = rng.standard_normal((2, LENGTH, ENVIRONMENTS))
+    predictions = 0.5 * predictions + targets + 3.0
+    valid = rng.uniform(size=targets.shape) > 0.2
+    weights = np.asarray(sample_weights(jnp.asarray(valid)), np.float64)
+    spoilt = np.where(valid, targets, np.nan)
+    result = float(explained_variance(jnp.asarray(predictions), jnp.asarray(spoilt), jnp.asarray(weights)))
+    expected = 1 - np.var((targets - predictions)[valid]) / np.var(targets[valid])
+    assert result == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "expected"),
+    [("targets", 1.0), ("targets and an offset", 1.0), ("a constant", 0.0), ("the opposite", -3.0)],
+)
+def test_explained_variance_by_hand(predictions: str, expected: float) -> None:
+    targets = jnp.asarray(np.random.default_rng(1).standard_normal((LENGTH, ENVIRONMENTS)), jnp.float32)
+    guesses = {
+        "targets": targets,
+        "targets and an offset": targets + 5,
+        "a constant": jnp.full_like(targets, 7.0),
+        "the opposite": -targets,
+    }
+    weights = sample_weights(jnp.ones(targets.shape, bool))
+    assert float(explained_variance(guesses[predictions], targets, weights)) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("constant", [0.0, 3.3])
+def test_explained_variance_of_constant_targets_is_undefined(constant: float) -> None:
+    targets = jnp.full((LENGTH, ENVIRONMENTS), constant)
+    predictions = jnp.asarray(np.random.default_rng(2).standard_normal(targets.shape))
+    assert np.isnan(explained_variance(predictions, targets, sample_weights(jnp.ones(targets.shape, bool))))

@@ -1,0 +1,153 @@
+"""Initialisation, the forward pass by hand, and the critic's change of units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.references import Array
+from trpo_brax.config import NetworkConfig
+from trpo_brax.policy import CriticParameters, Networks
+
+OBSERVATION, ACTION = 5, 3
+CONFIG = NetworkConfig(policy_hidden_sizes=(16, 8), critic_hidden_sizes=(12, 12), initial_log_std=-0.7)
+NETWORKS = Networks.build(CONFIG, OBSERVATION, ACTION)
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": np.tanh,
+    "swish": lambda x: x / (1 + np.exp(-x)),
+    "relu": lambda x: np.maximum(x, 0),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+}
+
+
+@pytest.fixture(scope="module")
+def policy() -> Any:
+    return NETWORKS.initial_policy(jax.random.PRNGKey(0))
+
+
+@pytest.fixture(scope="module")
+def critic() -> CriticParameters:
+    return NETWORKS.initial_critic(jax.random.PRNGKey(1))
+
+
+def layers_of(parameters: Any) -> list[dict[str, Array]]:
+    """Return kernels and biases in order, the output layer last."""
+    inner = parameters["params"]
+    inner = inner.get("MultilayerPerceptron_0", inner)
+    names = sorted(name for name in inner if name.startswith("Dense_")) + ["output"]
+    return [jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), inner[name]) for name in names]
+
+
+def forward(layers: list[dict[str, Array]], inputs: Array, activation: str) -> Array:
+    """Return the network's output in float64 NumPy."""
+    hidden = inputs
+    for layer in layers[:-1]:
+        hidden = ACTIVATIONS[activation](hidden @ layer["kernel"] + layer["bias"])
+    return hidden @ layers[-1]["kernel"] + layers[-1]["bias"]
+
+
+def assert_orthogonal(kernel: Array, scale: float) -> None:
+    """The shorter side's vectors are orthogonal and of length `scale`."""
+    gram = kernel.T @ kernel if kernel.shape[0] >= kernel.shape[1] else kernel @ kernel.T
+    np.testing.assert_allclose(gram, scale**2 * np.eye(len(gram)), atol=1e-5 * scale**2)
+
+
+def test_initialisation_is_orthogonal(policy: Any, critic: CriticParameters) -> None:
+    for parameters, sizes, output_scale in (
+        (policy, [(OBSERVATION, 16), (16, 8), (8, ACTION)], CONFIG.policy_output_scale),
+        (critic.network, [(OBSERVATION, 12), (12, 12), (12, 1)], 1.0),
+    ):
+        layers = layers_of(parameters)
+        assert [layer["kernel"].shape for layer in layers] == sizes
+        for layer in layers[:-1]:
+            assert_orthogonal(layer["kernel"], 2**0.5)
+        assert_orthogonal(layers[-1]["kernel"], output_scale)
+        for layer in layers:
+            np.testing.assert_array_equal(layer["bias"], 0.0)
+    assert (float(critic.mean), float(critic.std)) == (0.0, 1.0)
+
+
+def test_keys_draw_different_networks(policy: Any) -> None:
+    again, other = NETWORKS.initial_policy(jax.random.PRNGKey(0)), NETWORKS.initial_policy(jax.random.PRNGKey(2))
+    for ours, same, different in zip(layers_of(policy), layers_of(again), layers_of(other), strict=True):
+        np.testing.assert_array_equal(ours["kernel"], same["kernel"])
+        assert np.all(ours["kernel"] != different["kernel"])
+
+
+def test_first_policy_acts_near_mid_range_with_the_spread_asked_for(policy: Any) -> None:
+    observations = jnp.asarray(np.random.default_rng(0).standard_normal((50, OBSERVATION)), jnp.float32)
+    distribution = NETWORKS.distribution(policy, observations)
+    assert distribution.mean.shape == distribution.log_std.shape == (50, ACTION)
+    # The last hidden layer of 8 tanh units has length at most sqrt(8), which the last layer scales by 0.01.
+    length = np.linalg.norm(distribution.mean, axis=-1)
+    assert 0 < length.max() <= 0.01 * 8**0.5
+    np.testing.assert_array_equal(distribution.log_std, np.float32(-0.7))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_forward_pass_by_hand(activation: Any, policy: Any, critic: CriticParameters) -> None:
+    networks = Networks.build(
+        NetworkConfig(policy_hidden_sizes=(16, 8), critic_hidden_sizes=(12, 12), activation=activation),
+        OBSERVATION,
+        ACTION,
+    )
+    observations = 2 * np.random.default_rng(1).standard_normal((4, 3, OBSERVATION))
+    inputs = jnp.asarray(observations, jnp.float32)
+    expected = forward(layers_of(policy), observations, activation)
+    np.testing.assert_allclose(networks.distribution(policy, inputs).mean, expected, rtol=1e-4, atol=1e-6)
+    value = forward(layers_of(critic.network), observations, activation)[..., 0]
+    np.testing.assert_allclose(networks.normalized_value(critic.network, inputs), value, rtol=1e-4, atol=1e-5)
+    scaled = critic.replace(mean=jnp.float32(-3.0), std=jnp.float32(20.0))
+    np.testing.assert_allclose(networks.value(scaled, inputs), -3 + 20 * value, rtol=1e-4, atol=1e-3)
+    for other, function in ACTIVATIONS.items():
+        if other != activation:
+            assert not np.allclose(ACTIVATIONS[activation](np.linspace(-2, 2, 9)), function(np.linspace(-2, 2, 9)))
+
+
+def moved(critic: CriticParameters, seed: int) -> CriticParameters:
+    """Return a critic with all parameters and units away from their initial values."""
+    rng = np.random.default_rng(seed)
+    network = jax.tree.map(lambda leaf: leaf + jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), critic.network)
+    return CriticParameters(network, jnp.asarray(rng.normal(0, 50)), jnp.asarray(np.exp(rng.normal())))
+
+
+@pytest.mark.parametrize("double", [True, False], ids=["float64", "float32"])
+@pytest.mark.parametrize("units", [(0.0, 1.0), (123.0, 0.01), (-7.0, 4000.0)])
+def test_values_are_the_same_in_any_units(critic: CriticParameters, units: tuple[float, float], double: bool) -> None:
+    with jax.enable_x64(double):
+        dtype = jnp.result_type(float)
+        ours = jax.tree.map(lambda leaf: leaf.astype(dtype), moved(critic, 0))
+        inputs = jnp.asarray(10 * np.random.default_rng(1).standard_normal((200, OBSERVATION)), dtype)
+        changed = ours.in_units(jnp.asarray(units[0], dtype), jnp.asarray(units[1], dtype))
+        before, after = NETWORKS.value(ours, inputs), NETWORKS.value(changed, inputs)
+        normalized = NETWORKS.normalized_value(changed.network, inputs)
+    scale = np.abs(before).max() + abs(units[0])
+    np.testing.assert_allclose(after, before, atol=(1e-14 if double else 1e-6) * 10 * scale)
+    assert (float(changed.mean), float(changed.std)) == tuple(float(np.asarray(unit, dtype)) for unit in units)
+    np.testing.assert_allclose(normalized, (np.asarray(before) - units[0]) / units[1], rtol=1e-3, atol=1e-3 * scale)
+
+
+def test_only_the_output_layer_changes_units(critic: CriticParameters) -> None:
+    ours = moved(critic, 0)
+    changed = ours.in_units(jnp.float32(5.0), jnp.float32(2.0))
+    for before, after in zip(layers_of(ours.network)[:-1], layers_of(changed.network)[:-1], strict=True):
+        np.testing.assert_array_equal(before["kernel"], after["kernel"])
+        np.testing.assert_array_equal(before["bias"], after["bias"])
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [(np.nan, 1.0), (np.inf, 1.0), (0.0, np.nan), (0.0, np.inf), (0.0, 0.0), (0.0, -1.0), (np.nan, np.nan)],
+)
+def test_units_that_cannot_be_are_refused(critic: CriticParameters, mean: float, std: float) -> None:
+    ours = moved(critic, 0)
+    changed = jax.jit(lambda parameters, mean, std: parameters.in_units(mean, std))(ours, mean, std)
+    assert (float(changed.mean), float(changed.std)) == (float(ours.mean), float(ours.std))
+    for before, after in zip(layers_of(ours.network), layers_of(changed.network), strict=True):
+        np.testing.assert_allclose(after["kernel"], before["kernel"], rtol=1e-6)
+        np.testing.assert_allclose(after["bias"], before["bias"], rtol=1e-5, atol=1e-5)

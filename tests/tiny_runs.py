@@ -1,0 +1,91 @@
+"""Runs of four short iterations on a tiny environment, and what tests of run folders look at."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import jax
+import numpy as np
+
+from tests.tiny_environments import History, TinyEnvironment
+from trpo_brax.config import Config, override
+from trpo_brax.environments import own_task
+from trpo_brax.training import Run, train
+from trpo_brax.training.console import Console
+from trpo_brax.training.program import Program
+from trpo_brax.training.state import TrainState
+
+HISTORY = "tests.tiny_environments:History"
+
+TINY = override(
+    Config(),
+    environment=HISTORY,
+    num_envs=8,
+    unroll_length=8,
+    episode_length=16,
+    total_steps=4 * 64,
+    policy_hidden_sizes=(8,),
+    critic_hidden_sizes=(8,),
+    critic_epochs=1,
+    checkpoint_every=2,
+    final_evaluation_episodes=0,
+)
+"""Checkpoints at iterations 2 and 4; episodes of at most 7 steps, so that some end in every iteration."""
+
+
+def train_tiny(folder: Path, environment: TinyEnvironment | None = None, config: Config = TINY, **options: Any) -> Run:
+    """Train `config` in `folder`, quietly."""
+    return train(config, environment=environment or History(), run_dir=folder, console=Console(io.StringIO()), **options)
+
+
+def tiny_program(config: Config = TINY) -> Program:
+    """Return the program of a tiny run, not yet compiled, over two devices."""
+    return Program(config, own_task(History(), config.rollout), jax.devices()[:2])
+
+
+def arbitrary_state(program: Program, seed: int) -> TrainState:
+    """Return a state of the right shapes, dtypes and placement with arbitrary bits in it, NaN among the floats."""
+    generator = np.random.default_rng(seed)
+
+    def leaf(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
+        if shape.dtype == bool:
+            values = generator.random(shape.shape) < 0.5
+        else:
+            values = generator.integers(0, 256, (*shape.shape, shape.dtype.itemsize), np.uint8).view(shape.dtype)[..., 0]
+        return jax.device_put(values, sharding)
+
+    return jax.tree.map(leaf, program.abstract_state, program.shardings)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return a folder's files by hash, its links by target and its folders, however deep."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            what = f"link to {path.readlink()}"
+        elif path.is_dir():
+            what = "folder"
+        else:
+            what = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[str(path.relative_to(folder))] = what
+    return found
+
+
+def another(name: str, value: Any, hint: Any) -> Any:
+    """Return an allowed value of a configuration field that is not its present one."""
+    special = {"task": "ant", "environment": "package.module:Class", "compilation_cache": "none"}
+    special |= {"action_low": -3.0, "action_high": 3.0, "cpu_devices": 1}
+    if name in special:
+        return special[name]
+    while get_args(hint) and get_origin(hint) is not tuple and isinstance(value, str):
+        if all(isinstance(word, str) for word in get_args(hint)):
+            return next(word for word in get_args(hint) if word != value)
+        hint = get_args(hint)[0]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return (3, 5)
+    return value + 1 if isinstance(value, int) else value / 2

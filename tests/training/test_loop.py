@@ -1,0 +1,172 @@
+"""The host loop: run folders, resume equal to never having stopped, and what a fault in the world leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import trpo_brax as tb
+from tests.tiny_environments import Fault, Faulty, PointMass
+from tests.training.conftest import assert_bit_identical, tiny_config
+from trpo_brax.errors import RunFolderError
+from trpo_brax.training.checkpoints import Checkpoints
+from trpo_brax.training.console import Console
+from trpo_brax.training.loop import make_task
+from trpo_brax.training.program import Program
+
+CLOCK = ("wall_time_s", "steps_per_second")
+
+
+def total(iterations: int) -> int:
+    return 8 * 10 * iterations
+
+
+def last_state(run: tb.Run) -> Any:
+    """Return the whole TrainState of a run's last checkpoint."""
+    program = Program(run.config, make_task(run.config, PointMass()), jax.devices()[:1])
+    checkpoints = Checkpoints(run.path / "checkpoints")
+    state = checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def rows(run: tb.Run) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name not in CLOCK} for row in run.metrics()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tb.Run:
+    """Seven iterations in one go: an odd number, off the checkpoints' beat."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    return tb.train(tiny_config(total_steps=total(7)), environment=PointMass(), run_dir=folder)
+
+
+def test_resume_is_bit_identical_to_never_having_stopped(uninterrupted: tb.Run, tmp_path: Path) -> None:
+    for iterations in (1, 4, 7):
+        config = tiny_config(total_steps=total(iterations), checkpoint_every=3)
+        run = tb.train(config, environment=PointMass(), run_dir=tmp_path / "run", resume=iterations > 1)
+    assert_bit_identical(last_state(run), last_state(uninterrupted))
+    assert rows(run) == rows(uninterrupted)
+
+
+def test_resume_after_a_crash_cuts_the_metrics_back_to_the_checkpoint(uninterrupted: tb.Run, tmp_path: Path) -> None:
+    """A killed trainer leaves metrics newer than its checkpoint, and a line cut short."""
+    folder = tmp_path / "run"
+    tb.train(tiny_config(total_steps=total(4)), environment=PointMass(), run_dir=folder)
+    with (folder / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps({**uninterrupted.metrics()[4], "kl_mean": -1.0}) + "\n" + '{"iteration": 6, "env_')
+    run = tb.train(tiny_config(total_steps=total(7)), environment=PointMass(), run_dir=folder, resume=True)
+    assert rows(run) == rows(uninterrupted)
+
+
+def test_resume_without_a_checkpoint_starts_from_iteration_0(uninterrupted: tb.Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    tb.train(tiny_config(total_steps=total(2)), environment=PointMass(), run_dir=folder)
+    for checkpoint in (folder / "checkpoints").iterdir():
+        checkpoint.rename(tmp_path / checkpoint.name)
+    run = tb.train(tiny_config(total_steps=total(7)), environment=PointMass(), run_dir=folder, resume=True)
+    assert rows(run) == rows(uninterrupted)
+
+
+def test_resuming_a_finished_run_changes_nothing(uninterrupted: tb.Run) -> None:
+    before = {file: file.read_bytes() for file in uninterrupted.path.rglob("*") if file.is_file()}
+    run = tb.train(uninterrupted.config, environment=PointMass(), run_dir=uninterrupted.path, resume=True)
+    after = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    changed = {file.name for file in before.keys() | after.keys() if before.get(file) != after.get(file)}
+    assert not changed
+
+
+def test_another_number_of_devices_may_resume(uninterrupted: tb.Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    tb.train(tiny_config(total_steps=total(2), cpu_devices=4), environment=PointMass(), run_dir=folder)
+    config = tiny_config(total_steps=total(7), cpu_devices=1)
+    run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
+    for ours, theirs in zip(rows(run), rows(uninterrupted), strict=True):
+        np.testing.assert_allclose(ours["kl_mean"], theirs["kl_mean"], rtol=2e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("field", [{"seed": 1}, {"max_kl": 0.5}, {"num_envs": 16}, {"initial_log_std": 0.0}])
+def test_what_shapes_learning_may_not_change_on_resume(uninterrupted: tb.Run, field: dict[str, Any]) -> None:
+    config = tb.override(uninterrupted.config, total_steps=total(9), **field)
+    with pytest.raises(RunFolderError, match=next(iter(field))):
+        tb.train(config, environment=PointMass(), run_dir=uninterrupted.path, resume=True)
+
+
+def test_the_run_folder_is_complete(uninterrupted: tb.Run) -> None:
+    names = {path.name for path in uninterrupted.path.iterdir()}
+    assert names == {
+        "config.json",
+        "task.json",
+        "provenance.json",
+        "metrics.jsonl",
+        "summary.json",
+        "learning_curve.png",
+        "checkpoints",
+        "tensorboard",
+    }
+    kept = {path.name for path in (uninterrupted.path / "checkpoints").iterdir()}
+    assert {"4", "6", "7"} <= kept and len(kept) <= 4, "the latest three, and the best"
+    assert [row["iteration"] for row in uninterrupted.metrics()] == list(range(1, 8))
+    assert [row["env_steps"] for row in uninterrupted.metrics()] == [80 * k for k in range(1, 8)]
+    assert uninterrupted.summary["status"] == "finished"
+
+
+def test_a_loaded_policy_acts_as_the_trained_one(uninterrupted: tb.Run) -> None:
+    """Against a forward pass in NumPy from the arrays of the checkpoint."""
+    state = last_state(uninterrupted)
+    observation = np.array([0.3, -0.7])
+    policy = tb.Run.load(uninterrupted.path).policy("latest")
+    std = np.sqrt(np.maximum(state.statistics.squares / state.statistics.count, 1e-8))
+    hidden = np.clip((observation - state.statistics.mean) / std, -10, 10)
+    layers = state.policy["params"]["MultilayerPerceptron_0"]
+    hidden = np.tanh(hidden @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"])
+    mean = hidden @ layers["output"]["kernel"] + layers["output"]["bias"]
+    np.testing.assert_allclose(policy(observation), np.clip(mean, -1, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_signal_stops_the_run_with_everything_saved(uninterrupted: tb.Run, tmp_path: Path) -> None:
+    class Interrupting(Console):
+        def iteration(self, record: dict[str, Any], total_iterations: int, seconds_left: float) -> None:
+            if record["iteration"] == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = tmp_path / "run"
+    config = tiny_config(total_steps=total(7))
+    run = tb.train(config, environment=PointMass(), run_dir=folder, console=Interrupting())
+    assert run.summary["status"] == "stopped"
+    assert run.summary["signal"] == signal.SIGTERM
+    assert 1 <= run.summary["iterations"] < 7
+    run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
+    assert run.summary["status"] == "finished"
+    assert_bit_identical(last_state(run), last_state(uninterrupted))
+    assert rows(run) == rows(uninterrupted)
+
+
+def test_peer_defect_11_a_bad_batch_does_not_end_a_long_run(tmp_path: Path) -> None:
+    """Baselines and OmniSafe assert that everything is finite, and a run of hours dies of one batch.
+
+    Here a third of all episodes turn NaN: training goes on, nothing is poisoned, and the faults are counted.
+    """
+    environment = Faulty(Fault("observation", one_in=3))
+    run = tb.train(tiny_config(total_steps=total(5)), environment=environment, run_dir=tmp_path / "run")
+    assert len(run.metrics()) == 5
+    assert all(row["nonfinite_envs"] > 0 for row in run.metrics())
+    assert {row["step_outcome"] for row in run.metrics()} <= {"accepted", "no_improvement", "kl_exceeded"}
+    policy = run.policy("latest")
+    for leaf in jax.tree.leaves((policy.parameters, policy.statistics)):
+        assert np.all(np.isfinite(leaf))
+
+
+def test_every_environment_non_finite_leaves_the_parameters_bit_identical(tmp_path: Path) -> None:
+    environment = Faulty(Fault("reward", step=1))
+    run = tb.train(tiny_config(total_steps=total(3)), environment=environment, run_dir=tmp_path / "run")
+    assert {row["step_outcome"] for row in run.metrics()} == {"zero_gradient"}
+    assert len({row["parameter_fingerprint"] for row in run.metrics()}) == 1
+    assert all(row["episode_return_mean"] is None for row in run.metrics())
