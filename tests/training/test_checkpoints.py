@@ -109,8 +109,8 @@ class TestRoundTrip:
 
     def test_checkpoints_lie_under_their_iteration_with_the_configuration(self, saved: Path) -> None:
         assert {path.name for path in saved.iterdir() if path.is_dir()} == {"3", "7"}
-        texts = [file.read_text() for file in (saved / "7" / "config").rglob("*") if file.is_file()]
-        assert json.loads(json.dumps(to_dict(TINY))) in [json.loads(text) for text in texts]
+        told = json.loads((saved / "7" / "config" / "metadata").read_text())
+        assert told == json.loads(json.dumps(to_dict(TINY)))
 
 
 class TestWhich:
@@ -230,13 +230,14 @@ class TestForeign:
         assert ("limit" if change == "missing" else "extra") in self.refused(tmp_path / "c", program)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own threads, once cut off
 class TestDamage:
     """Whatever happens to a checkpoint's files: an error in one sentence, or the right numbers, never wrong ones."""
 
     @pytest.mark.parametrize("damage", ["half", "empty", "gone"])
     def test_each_file_in_turn(self, damage: str, saved: Path, program: Program, tmp_path: Path) -> None:
         wanted = state_at(program, 7)
-        refused = 0
+        refused, crashes = 0, []
         for number, file in enumerate(sorted(path for path in (saved / "7").rglob("*") if path.is_file())):
             directory = tmp_path / str(number)
             shutil.copytree(saved / "7", directory / "7")
@@ -250,10 +251,9 @@ class TestDamage:
             except CheckpointError as error:
                 refused += 1
                 assert "\n" not in str(error) and "7" in str(error), file
-            except AssertionError:
-                raise
             except Exception as error:
-                pytest.fail(f"{damage} {file.relative_to(saved)}: {type(error).__name__}: {error}")
+                crashes.append(f"{file.relative_to(saved)}: {type(error).__name__}: {error}"[:200])
+        assert not crashes
         assert refused >= 4
 
     def test_a_folder_with_a_number_for_a_name_is_no_checkpoint(self, saved: Path, program: Program, tmp_path: Path) -> None:

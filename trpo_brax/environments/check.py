@@ -240,9 +240,8 @@ def _ends(record: Record, episode_length: int) -> list[Finding]:
         sentence = f"all episodes last {steps[0]} steps: if that is a time limit, set info['truncation'] to 1 there."
         return [*findings, Finding("warning", "ends", sentence)]
     else:
-        sentence += (
-            f", after {steps.mean():.1f} on average, {truncation.sum()} of them as time limits (info['truncation'])."
-        )
+        sentence += f", after {steps.mean():.1f} on average"
+        sentence += f"; {truncation.sum()} are time limits by info['truncation']." if truncation.any() else "."
     return [*findings, Finding("ok", "ends", sentence)]
 
 
