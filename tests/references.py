@@ -1,4 +1,4 @@
-"""Independent references in float64 NumPy: plain loops, explicit formulas and dense matrices, nothing from JAX or the package."""
+"""Independent references in float64 NumPy: plain loops, explicit formulas, dense matrices, and nothing of the package."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def softmax(logits: Array) -> Array:
 
 
 def krylov_solution(matrix: Array, rhs: Array, iterations: int) -> Array:
-    """Return argmin of x^T A x / 2 - b^T x over span(b, A b, ..., A^(k-1) b): what k steps of conjugate gradient give."""
+    """Return argmin of x^T A x / 2 - b^T x over span(b, A b, ..., A^(k-1) b): k steps of conjugate gradient."""
     basis: list[Array] = []
     vector = rhs
     for _ in range(min(iterations, len(rhs))):
@@ -248,7 +248,17 @@ def trust_region_step(
         improvement, kl_mean, kl_max = compare_policies(policy, candidate, batch)
         if kl_mean <= max_kl and improvement > 0 and improvement >= acceptance_ratio * fraction * predicted:
             return TrustRegionReference(
-                gradient, damped, full_step, predicted, candidate, fraction, trial + 1, True, improvement, kl_mean, kl_max
+                gradient,
+                damped,
+                full_step,
+                predicted,
+                candidate,
+                fraction,
+                trial + 1,
+                True,
+                improvement,
+                kl_mean,
+                kl_max,
             )
     return TrustRegionReference(
         gradient, damped, full_step, predicted, policy, 0.0, line_search_steps, False, 0.0, 0.0, 0.0

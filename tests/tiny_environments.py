@@ -1,7 +1,8 @@
 """Environments of a few lines that compile in a blink, each with one property that a trainer has to get right.
 
-All arithmetic is on multiples of small powers of two wherever a test compares exactly, so that float32 and Python agree.
-`reset` takes a legacy key, uint32 [2], as Brax's own environments do.
+All arithmetic is on multiples of small powers of two wherever a test compares exactly: float32 and Python then agree.
+`reset` takes a legacy key, uint32 [2], as Brax's own environments do, and reads its words as the random numbers that
+they are: a generator would take most of the time to compile.
 """
 
 from __future__ import annotations
@@ -22,6 +23,16 @@ with quiet():
 ZERO = jnp.zeros(())
 
 
+def unit(rng: jax.Array) -> jax.Array:
+    """Return two numbers in [-1, 1] from a key's words."""
+    return rng.astype(jnp.float32) / 2.0**31 - 1.0
+
+
+def whole(word: jax.Array, low: int, high: int) -> jax.Array:
+    """Return an int32 in low..high from one of a key's words."""
+    return low + (word % (high - low + 1)).astype(jnp.int32)
+
+
 class TinyEnvironment(Env):
     """One action and one observation component unless said otherwise; the physics is a single position."""
 
@@ -30,8 +41,8 @@ class TinyEnvironment(Env):
     backend = "none"
 
     def reset(self, rng: jax.Array) -> State:
-        """Start anywhere in [-1, 1)."""
-        position = jax.random.uniform(rng, (1,), minval=-1.0, maxval=1.0)
+        """Start anywhere in [-1, 1]."""
+        position = unit(rng)[:1]
         return State(position, position, ZERO, ZERO, {}, {})
 
 
@@ -41,7 +52,7 @@ class PointMass(TinyEnvironment):
     observation_size = 2
 
     def reset(self, rng: jax.Array) -> State:
-        state = jax.random.uniform(rng, (2,), minval=-1.0, maxval=1.0)
+        state = unit(rng)
         return State(state, state, ZERO, ZERO, {"distance": jnp.abs(state[0])}, {})
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -59,7 +70,7 @@ class Countdown(TinyEnvironment):
         self.shortest, self.longest = shortest, longest
 
     def reset(self, rng: jax.Array) -> State:
-        limit = jax.random.randint(rng, (), self.shortest, self.longest + 1)
+        limit = whole(rng[0], self.shortest, self.longest)
         return State(None, limit[None] / 8.0, ZERO, ZERO, {}, {"limit": limit, "steps_taken": jnp.zeros((), jnp.int32)})
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -79,10 +90,9 @@ class History(TinyEnvironment):
     observation_size = 2
 
     def reset(self, rng: jax.Array) -> State:
-        place, duration = jax.random.split(rng)
-        position = jax.random.randint(place, (), -8, 9) / 8.0
+        position = whole(rng[0], -8, 8) / 8.0
         info = {
-            "limit": jax.random.randint(duration, (), 2, 8),
+            "limit": whole(rng[1], 2, 7),
             "count": jnp.zeros((), jnp.int32),
             "past": {"actions": jnp.zeros(3), "start": position},
         }
@@ -150,7 +160,7 @@ class DelayedReward(TinyEnvironment):
 class EndsItself(TinyEnvironment):
     """Pays 1 a step and ends after `length` steps: a real end, or a time limit that `info["truncation"]` tells.
 
-    The observation says nothing, so that only the kind of end tells the two apart: values 1 + d + ... against 1 / (1 - d).
+    The observation says nothing, so that only the kind of end tells the two apart: 1 + d + ... against 1 / (1 - d).
     """
 
     def __init__(self, length: int = 5, truncates: bool = False) -> None:
@@ -190,7 +200,7 @@ class Faulty(TinyEnvironment):
         self.faults = faults
 
     def reset(self, rng: jax.Array) -> State:
-        position = jax.random.randint(rng, (), -8, 9) / 8.0
+        position = whole(rng[0], -8, 8) / 8.0
         return self._state(position, {"key": rng, "count": jnp.zeros((), jnp.int32)})
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -220,7 +230,7 @@ class WeaklyTyped(TinyEnvironment):
     """Python numbers in its State, as Brax's inverted_pendulum returns them; `time_out` says nothing of truncation."""
 
     def reset(self, rng: jax.Array) -> State:
-        position = jax.random.uniform(rng, (1,))
+        position = unit(rng)[:1]
         return State(position, position, 0.0, 0.0, {"speed": 0.0}, {"time_out": 0.0, "count": 0})
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -233,7 +243,7 @@ class IntegerReward(TinyEnvironment):
     """Begins with the Python integers 0 for reward, done and a metric, and goes on with fractions."""
 
     def reset(self, rng: jax.Array) -> State:
-        return State(None, jax.random.uniform(rng, (1,)), 0, 0, {"speed": 0}, {})
+        return State(None, unit(rng)[:1], 0, 0, {"speed": 0}, {})
 
     def step(self, state: State, action: jax.Array) -> State:
         return state.replace(reward=action[0] / 2, done=ZERO, metrics={"speed": jnp.abs(action[0])})

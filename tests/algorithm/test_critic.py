@@ -48,12 +48,22 @@ def problem(seed: int = 0, length: int = LENGTH) -> tuple[Network, Array, Array,
     """Return a critic, observations [T, N, O], targets [T, N] and valid [T, N]."""
     rng = np.random.default_rng(seed)
     critic = random_network(rng, 1, gaussian=False)
-    observations, targets = rng.standard_normal((length, ENVIRONMENTS, OBSERVATION)), rng.standard_normal((length, ENVIRONMENTS))
+    observations, targets = (
+        rng.standard_normal((length, ENVIRONMENTS, OBSERVATION)),
+        rng.standard_normal((length, ENVIRONMENTS)),
+    )
     return critic, observations, targets, rng.uniform(size=targets.shape) > 0.2
 
 
 def fit(
-    critic: Network, observations: Array, targets: Array, valid: Array, *, epochs: int, minibatches: int, state: Any = None
+    critic: Network,
+    observations: Array,
+    targets: Array,
+    valid: Array,
+    *,
+    epochs: int,
+    minibatches: int,
+    state: Any = None,
 ) -> CriticFit:
     parameters = as_jax(critic)
     state = OPTIMIZER.init(parameters) if state is None else state

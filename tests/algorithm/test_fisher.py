@@ -165,7 +165,7 @@ def test_leading_axes_do_not_matter(float64: None, case: Case, matrix: Array) ->
 
 
 def test_peer_defect_06_rank_is_not_that_of_the_batch_mean(case: Case, matrix: Array) -> None:
-    """A peer differentiates the distribution averaged over the batch, so its metric's rank is at most twice the action size."""
+    """A peer differentiates the batch's mean distribution, so its metric's rank is at most twice the action size."""
     rank = np.linalg.matrix_rank(matrix, tol=1e-9 * np.abs(matrix).max())
     outputs = 2 * ACTION if case.policy_of is gaussian_policy else LOGITS
     assert rank > outputs

@@ -137,9 +137,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_keeps_the_old_parameters_bit_for_bit_and_says_why(
-    search: Callable[..., LineSearchResult], name: str
-) -> None:
+def test_keeps_the_old_parameters_bit_for_bit_and_says_why(search: Callable[..., LineSearchResult], name: str) -> None:
     trials, outcome = REFUSED[name]
     assert_refused(search(trials), outcome)
 

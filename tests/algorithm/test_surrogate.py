@@ -129,7 +129,9 @@ def test_improvement_is_the_difference_of_two_surrogates(float64: None) -> None:
     batch = policy_batch(random_batch(rng, old))
     before, _ = surrogate_and_gradient(as_jax(old), as_jax(old), batch)
     after, _ = surrogate_and_gradient(as_jax(old), as_jax(new), batch)
-    assert float(compare(as_jax(old), as_jax(new), batch).improvement) == pytest.approx(float(after - before), rel=1e-11)
+    assert float(compare(as_jax(old), as_jax(new), batch).improvement) == pytest.approx(
+        float(after - before), rel=1e-11
+    )
 
 
 def test_gradient_at_the_old_policy_is_the_policy_gradient(float64: None) -> None:
@@ -168,9 +170,7 @@ def test_a_used_sample_that_is_not_finite_shows(field: str) -> None:
     batch = random_batch(rng, policy)
     spoilt = getattr(batch, field).copy()
     spoilt[tuple(np.argwhere(batch.weights > 0)[3])] = np.nan
-    evaluation = compare(
-        as_jax(policy), as_jax(policy), policy_batch(dataclasses.replace(batch, **{field: spoilt}))
-    )
+    evaluation = compare(as_jax(policy), as_jax(policy), policy_batch(dataclasses.replace(batch, **{field: spoilt})))
     assert np.isnan(np.stack(evaluation)).any()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -67,7 +66,9 @@ def compiled(policy: Any, batch: PolicyBatch, settings: Settings) -> TrustRegion
 
 @jax.jit
 def compiled_many(policies: Any, batches: PolicyBatch, settings: Settings) -> TrustRegionStep:
-    return jax.vmap(lambda policy, batch: trust_region_step(gaussian_policy, policy, batch, settings))(policies, batches)
+    return jax.vmap(lambda policy, batch: trust_region_step(gaussian_policy, policy, batch, settings))(
+        policies, batches
+    )
 
 
 def problem(seed: int, length: int = 6, environments: int = 5) -> tuple[Network, GaussianBatch]:
@@ -147,14 +148,14 @@ def test_the_reference_backtracks_in_these_cases() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_the_reference_in_single_precision(seed: int) -> None:
-    policy, batch = problem(seed, length=10, environments=20)
-    expected = references.trust_region_step(policy, batch, max_kl=0.01, damping=0.1, cg_iterations=10)
-    result = step(dataclasses.replace(DEFAULT, cg_tolerance=0.0), policy, batch)
+    policy, batch = problem(seed)
+    expected = references.trust_region_step(policy, batch, max_kl=0.01, damping=0.1, cg_iterations=200)
+    result = step(dataclasses.replace(DEFAULT, cg_iterations=60, cg_tolerance=1e-6), policy, batch)
     assert result.outcome == StepOutcome.ACCEPTED
     assert result.trials == expected.trials
     taken = references.flatten(to_numpy(result.parameters)) - references.flatten(policy)
     wanted = references.flatten(expected.parameters) - references.flatten(policy)
-    assert np.linalg.norm(taken - wanted) <= 1e-3 * np.linalg.norm(wanted)
+    assert np.linalg.norm(taken - wanted) <= 1e-4 * np.linalg.norm(wanted)
 
 
 # The full step
@@ -319,9 +320,7 @@ def test_fisher_products_see_every_kth_time_step_of_every_environment(
 ) -> None:
     policy, batch = problem(3)
     settings = dataclasses.replace(EXACT, fisher_fraction=fraction, mode="natural_gradient")
-    expected = references.trust_region_step(
-        policy, batch, max_kl=0.01, damping=0.1, cg_iterations=200, stride=stride
-    )
+    expected = references.trust_region_step(policy, batch, max_kl=0.01, damping=0.1, cg_iterations=200, stride=stride)
     result = step(settings, policy, batch)
     taken = references.flatten(to_numpy(result.parameters)) - references.flatten(policy)
     np.testing.assert_allclose(taken, expected.full_step, atol=1e-7 * np.abs(taken).max())
@@ -390,29 +389,27 @@ def test_what_an_unused_sample_holds_does_not_matter(field: str, filler: float) 
     assert bytes_of(result) == bytes_of(expected)
 
 
-@struct.dataclass
-class WrongMetric(DiagonalGaussian):
-    """A Gaussian whose metric is not positive: its log sigma part, or all of it, has the wrong sign."""
+@functools.partial(jax.jit, static_argnames="mode")
+def step_with_wrong_metric(policy: Any, batch: PolicyBatch, sign_of_mean: jax.Array, mode: str) -> TrustRegionStep:
+    @struct.dataclass
+    class WrongMetric(DiagonalGaussian):
+        """A Gaussian whose metric is negative on log sigma, and on the mean as told."""
 
-    sign_of_mean: float = struct.field(pytree_node=False, default=-1.0)
+        def fisher_metric(self, tangent: DiagonalGaussian) -> DiagonalGaussian:
+            return tangent.replace(mean=sign_of_mean * tangent.mean, log_std=-50.0 * tangent.log_std)
 
-    def fisher_metric(self, tangent: DiagonalGaussian) -> DiagonalGaussian:
-        return tangent.replace(mean=self.sign_of_mean * tangent.mean, log_std=-50.0 * tangent.log_std)
+    def distribution_of(parameters: Any, observations: jax.Array) -> WrongMetric:
+        right = gaussian_policy(parameters, observations)
+        return WrongMetric(right.mean, right.log_std)
+
+    return trust_region_step(distribution_of, policy, batch, dataclasses.replace(DEFAULT, damping=1e-3, mode=mode))
 
 
 @pytest.mark.parametrize("mode", ["trpo", "natural_gradient"])
 @pytest.mark.parametrize("sign_of_mean", [-1.0, 1.0], ids=["negative definite", "indefinite"])
-def test_negative_curvature_keeps_the_parameters(sign_of_mean: float, mode: Any) -> None:
+def test_negative_curvature_keeps_the_parameters(sign_of_mean: float, mode: str) -> None:
     policy, batch = problem(0)
-
-    def distribution_of(parameters: Any, observations: jax.Array) -> WrongMetric:
-        right = gaussian_policy(parameters, observations)
-        return WrongMetric(right.mean, right.log_std, sign_of_mean)
-
-    settings = dataclasses.replace(DEFAULT, damping=1e-3, mode=mode)
-    result = jax.jit(lambda policy, batch: trust_region_step(distribution_of, policy, batch, settings))(
-        as_jax(policy), policy_batch(batch)
-    )
+    result = step_with_wrong_metric(as_jax(policy), policy_batch(batch), jnp.float32(sign_of_mean), mode)
     assert_kept(result, policy, StepOutcome.BAD_CURVATURE)
     assert result.trials == 0
 
@@ -486,11 +483,11 @@ def test_natural_gradient_keeps_the_parameters_where_it_cannot_step(
 def test_a_step_follows_the_gradient_of_its_own_batch_only() -> None:
     # One state, one action better than the mean: the mean moves towards it, by no more than the trust region allows.
     policy, _ = problem(0)
-    observation = np.zeros((4, 4, OBSERVATION))
+    observation = np.zeros((6, 5, OBSERVATION))
     mean = references.network_output(policy, observation)
-    sign = np.where(np.arange(16).reshape(4, 4) % 2, 1.0, -1.0)
+    sign = np.where(np.arange(30).reshape(6, 5) % 2, 1.0, -1.0)
     actions = mean + sign[..., None] * np.exp(policy["log_std"]) * np.asarray([1.0, 0.0])
-    batch = GaussianBatch(observation, actions, sign, np.full((4, 4), 1 / 16))
+    batch = GaussianBatch(observation, actions, sign, np.full((6, 5), 1 / 30))
     result = step(dataclasses.replace(DEFAULT, damping=1e-3), policy, batch)
     moved = references.network_output(to_numpy(result.parameters), observation)[0, 0] - mean[0, 0]
     # Mean KL = (shift / sigma)^2 / 2 = delta: the largest shift along the first action is sigma sqrt(2 delta).

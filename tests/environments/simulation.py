@@ -41,7 +41,7 @@ def vectorized(environment: Any, episode_length: int, action_repeat: int = 1) ->
 
 @functools.cache
 def compiled(environment: VectorizedEnvironment) -> Any:
-    """Return the compiled reset, starting_pool, and scan of step: (start, pool, actions [T, N, A]) -> all that happened."""
+    """Return compiled reset, starting_pool, and (start, pool, actions [T, N, A]) -> all that happened."""
 
     def scan(start: EnvironmentState, pool: Any, actions: jax.Array) -> Any:
         def step(carry: Any, action: jax.Array) -> Any:
@@ -110,9 +110,8 @@ class Step(NamedTuple):
 class PlainHistory:
     """`tests.tiny_environments.History`, from a starting state on."""
 
-    def __init__(self, environment: Any, key: Any) -> None:
-        state = environment.reset(key)
-        self.position, self.limit, self.count = float(state.pipeline_state), int(state.info["limit"]), 0
+    def __init__(self, environment: Any, key: tuple[int, int]) -> None:
+        self.position, self.limit, self.count = (key[0] % 17 - 8) / 8, 2 + key[1] % 6, 0
 
     def now(self) -> Step:
         return Step((self.position, self.count / 8), 0.0, 0.0, {})
@@ -128,10 +127,8 @@ class PlainHistory:
 class PlainFaulty:
     """`tests.tiny_environments.Faulty`, from a starting state on."""
 
-    def __init__(self, environment: Any, key: Any) -> None:
-        # Without its faults: the place where it starts is the same.
-        self.position = float(type(environment)().reset(key).pipeline_state[0])
-        self.key = tuple(int(word) for word in key)
+    def __init__(self, environment: Any, key: tuple[int, int]) -> None:
+        self.position, self.key = (key[0] % 17 - 8) / 8, key
         self.faults: Sequence[Fault] = environment.faults
         self.count = 0
 
@@ -183,14 +180,15 @@ def simulate(
     """Return what `collect` should find from fresh environments, by name, each an array [T, N, ...]."""
     length, num_envs = actions.shape[:2]
     keys = keys_of(seed, num_envs)
+    begin = lambda key: plain(environment, tuple(int(word) for word in key))
     rows: list[dict[str, Any]] = []
     for n in range(num_envs):
         pool = jax.random.split(keys.pool[n], POOL_SIZE)
         taken = 0
         first = 0 if first_steps is None else int(first_steps[n])
-        episode = Episode(plain(environment, keys.start[n]), first, first == 0)
+        episode = Episode(begin(keys.start[n]), first, first == 0)
+        before = episode.world.now()
         for t in range(length):
-            before = episode.world.now() if episode.length == 0 else after
             reward = 0.0
             for _ in range(action_repeat):
                 after = episode.world.step(float(actions[t, n, 0]))
@@ -220,8 +218,10 @@ def simulate(
                 "taken": taken + done,
             }
             rows.append(row)
+            before = after
             if done:
-                episode = Episode(plain(environment, pool[taken % POOL_SIZE]), 0, True)
+                episode = Episode(begin(pool[taken % POOL_SIZE]), 0, True)
+                before = episode.world.now()
                 taken += 1
     names = rows[0].keys()
     columns = {name: np.array([row[name] for row in rows]) for name in names if name != "episode_metrics"}

@@ -39,7 +39,7 @@ def layers_of(parameters: Any) -> list[dict[str, Array]]:
     """Return kernels and biases in order, the output layer last."""
     inner = parameters["params"]
     inner = inner.get("MultilayerPerceptron_0", inner)
-    names = sorted(name for name in inner if name.startswith("Dense_")) + ["output"]
+    names = [*sorted(name for name in inner if name.startswith("Dense_")), "output"]
     return [jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), inner[name]) for name in names]
 
 

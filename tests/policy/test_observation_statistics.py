@@ -24,7 +24,9 @@ def batches_of(rng: np.random.Generator) -> list[tuple[Array, Array]]:
     ]
 
 
-def folded(batches: list[tuple[Array, Array]], statistics: ObservationStatistics | None = None) -> ObservationStatistics:
+def folded(
+    batches: list[tuple[Array, Array]], statistics: ObservationStatistics | None = None
+) -> ObservationStatistics:
     statistics = ObservationStatistics.empty(SIZE) if statistics is None else statistics
     for observations, valid in batches:
         statistics = update(statistics, jnp.asarray(observations, jnp.float32), jnp.asarray(valid))
@@ -52,9 +54,7 @@ def test_moments_of_all_batches_together(filler: float) -> None:
 def test_a_large_offset_loses_no_accuracy(shape: tuple[int, int]) -> None:
     # Spread 1 at 1e4: a float32 there resolves 1e-3, so 1% of the spread is easily had if sums are taken with care.
     rng = np.random.default_rng(1)
-    batches = [
-        ((1e4 + rng.standard_normal((*shape, SIZE))).astype(np.float32), np.ones(shape, bool)) for _ in range(3)
-    ]
+    batches = [((1e4 + rng.standard_normal((*shape, SIZE))).astype(np.float32), np.ones(shape, bool)) for _ in range(3)]
     seen = np.concatenate([observations.reshape(-1, SIZE).astype(np.float64) for observations, _ in batches])
     statistics = folded(batches)
     assert np.abs(statistics.mean - seen.mean(axis=0)).max() < 0.01

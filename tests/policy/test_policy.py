@@ -19,7 +19,9 @@ CLIP = 3.0
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     """A policy with large weights and statistics of observations far from 0 and 1."""
-    network = NetworkConfig(policy_hidden_sizes=(8,), initial_log_std=-2.0, policy_output_scale=2.0, observation_clip=CLIP)
+    network = NetworkConfig(
+        policy_hidden_sizes=(8,), initial_log_std=-2.0, policy_output_scale=2.0, observation_clip=CLIP
+    )
     specification = PolicySpecification(network, OBSERVATION, BOUNDS)
     parameters = specification.networks().initial_policy(jax.random.PRNGKey(0))
     seen = np.random.default_rng(0).normal([1, -2, 50, 0], [1, 3, 10, 0.1], (100, 2, OBSERVATION))
@@ -105,4 +107,6 @@ def test_a_specification_alone_rebuilds_the_policy(policy: Policy) -> None:
     )
     assert rebuilt == policy.specification
     observations = observations_of(6, 10)
-    np.testing.assert_array_equal(Policy(rebuilt, policy.parameters, policy.statistics)(observations), policy(observations))
+    np.testing.assert_array_equal(
+        Policy(rebuilt, policy.parameters, policy.statistics)(observations), policy(observations)
+    )

@@ -46,6 +46,8 @@ class Program:
         def initialize() -> TrainState:
             return initial_state(config, environment, networks)
 
+        # Jitted, so that asking for its shapes and running it share one trace: tracing Brax takes seconds.
+        @jax.jit
         def advance(state: TrainState) -> tuple[TrainState, Metrics]:
             return iterate(config, environment, networks, self.specification.bounds, state)
 

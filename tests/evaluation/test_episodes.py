@@ -1,0 +1,198 @@
+"""Episodes run in parallel are those that a plain Python loop runs one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.tiny_environments import Countdown, EndsItself, Fault, Faulty, History, PointMass, TinyEnvironment
+from trpo_brax.config import NetworkConfig, RolloutConfig
+from trpo_brax.environments import Task, own_task
+from trpo_brax.evaluation import Episodes, run_episodes
+from trpo_brax.policy import ActionBounds, ObservationStatistics, Policy, PolicySpecification
+
+KEY = jax.random.PRNGKey(7)
+LIMIT = 10
+
+
+def task_of(environment: TinyEnvironment, **bounds: float) -> Task:
+    """Return the environment as a task."""
+    return own_task(environment, RolloutConfig(**bounds))
+
+
+def policy_for(task: Task, seed: int = 0) -> Policy:
+    """Return an untrained policy whose actions depend on the observation and often meet the bounds."""
+    network = NetworkConfig(policy_hidden_sizes=(8,), policy_output_scale=1.5, initial_log_std=0.0)
+    bounds = ActionBounds(task.action_low, task.action_high)
+    specification = PolicySpecification(network, task.observation_size, bounds)
+    generator = np.random.default_rng(seed)
+    size = task.observation_size
+    statistics = ObservationStatistics(
+        jnp.asarray(50.0), jnp.asarray(generator.normal(size=size)), jnp.asarray(50.0 * generator.uniform(0.1, 2.0, size))
+    )
+    statistics = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), statistics)
+    return Policy(specification, specification.networks().initial_policy(jax.random.PRNGKey(seed)), statistics)
+
+
+def one_by_one(
+    task: Task, policy: Policy, episodes: int, limit: int = LIMIT, action_repeat: int = 1, stochastic: bool = False
+) -> list[dict[str, Any]]:
+    """Run episodes in Python: an episode's key is split into one for its start and one for its actions."""
+    reset, step, act = jax.jit(task.environment.reset), jax.jit(task.environment.step), jax.jit(policy.__call__)
+    found = []
+    for episode in range(episodes):
+        start_key, action_key = jax.random.split(jax.random.fold_in(KEY, episode))
+        state, total, length, terminated, broken = reset(start_key), 0.0, 0, False, False
+        broken = not np.isfinite(state.obs).all()
+        while length < limit and not terminated and not broken:
+            action = act(state.obs, jax.random.fold_in(action_key, length)) if stochastic else act(state.obs)
+            reward, done, truncated = 0.0, False, False
+            for _ in range(action_repeat):
+                state = step(state, action)
+                reward += float(state.reward)
+                broken |= not (np.isfinite(state.obs).all() and np.isfinite(float(state.reward)))
+                done = bool(state.done > 0.5)
+                if done:
+                    truncated = bool(state.info.get("truncation", 0.0) > 0.5)
+                    break
+            length += 1
+            total += 0.0 if broken else reward
+            terminated = done and not truncated and not broken
+            if done:
+                break
+        found.append({"returns": total, "lengths": length, "terminated": terminated, "nonfinite": broken})
+    return found
+
+
+def assert_same(episodes: Episodes, wanted: list[dict[str, Any]]) -> None:
+    """Compare all four figures of every episode."""
+    for name in ("lengths", "terminated", "nonfinite"):
+        np.testing.assert_array_equal(getattr(episodes, name), [one[name] for one in wanted], err_msg=name)
+    np.testing.assert_allclose(episodes.returns, [one["returns"] for one in wanted], rtol=1e-5, atol=1e-5)
+
+
+class TestAgainstALoop:
+    """The same episodes, one at a time."""
+
+    @pytest.mark.parametrize("stochastic", [False, True], ids=["mode", "sampled"])
+    def test_returns_lengths_and_ends(self, stochastic: bool) -> None:
+        task = task_of(History(), action_low=-0.5, action_high=2.0)
+        policy = policy_for(task)
+        found = run_episodes(task, policy, episodes=12, episode_length=5, key=KEY, stochastic=stochastic)
+        assert_same(found, one_by_one(task, policy, 12, limit=5, stochastic=stochastic))
+        assert found.terminated.any() and not found.terminated.all()
+        assert found.returns.dtype == np.float32 and len(np.unique(found.returns)) > 6
+
+    def test_a_repeated_action_is_one_step_and_stops_at_the_end(self) -> None:
+        task = task_of(History())
+        policy = policy_for(task)
+        found = run_episodes(task, policy, episodes=8, episode_length=LIMIT, action_repeat=2, key=KEY)
+        assert_same(found, one_by_one(task, policy, 8, action_repeat=2))
+        assert found.lengths.max() <= 4
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Fault("reward", step=3, one_in=2),
+            Fault("observation", value=float("inf"), step=3, one_in=2),
+            Fault("observation", step=0, one_in=2),
+        ],
+        ids=["reward", "observation", "start"],
+    )
+    def test_a_non_finite_state_ends_the_episode_and_is_not_paid(self, fault: Fault) -> None:
+        task = task_of(Faulty(fault))
+        policy = policy_for(task)
+        found = run_episodes(task, policy, episodes=12, episode_length=LIMIT, key=KEY)
+        assert_same(found, one_by_one(task, policy, 12))
+        assert set(found.lengths) == {fault.step, LIMIT} and np.isfinite(found.returns).all()
+        np.testing.assert_array_equal(found.nonfinite, found.lengths == fault.step)
+        assert not found.terminated.any()
+
+    def test_non_finite_physics_counts_too(self) -> None:
+        task = task_of(Faulty(Fault("physics", step=4)))
+        found = run_episodes(task, policy_for(task), episodes=4, episode_length=LIMIT, key=KEY)
+        assert found.nonfinite.all() and set(found.lengths) == {4}
+
+
+class TestEnds:
+    """What ends an episode, and what that is called."""
+
+    @pytest.mark.parametrize(("truncates", "limit"), [(False, LIMIT), (True, LIMIT), (False, 5), (False, 3)])
+    def test_a_time_limit_is_no_failure(self, truncates: bool, limit: int) -> None:
+        task = task_of(EndsItself(5, truncates))
+        found = run_episodes(task, policy_for(task), episodes=4, episode_length=limit, key=KEY)
+        length = min(5, limit)
+        assert set(found.lengths) == {length} and set(found.returns) == {float(length)}
+        assert set(found.terminated) == {limit >= 5 and not truncates}
+        assert not found.nonfinite.any()
+
+    def test_only_the_first_episode_of_each_environment_counts(self) -> None:
+        """Each pays 1 a step until its own end; those that end early must not begin another."""
+        task = task_of(Countdown(1, 9))
+        found = run_episodes(task, policy_for(task), episodes=32, episode_length=LIMIT, key=KEY)
+        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(KEY, i))[0])(jnp.arange(32))
+        limits = jax.vmap(lambda key: jax.random.randint(key, (), 1, 10))(keys)
+        np.testing.assert_array_equal(found.lengths, limits)
+        np.testing.assert_array_equal(found.returns, limits)
+        assert found.terminated.all() and len(set(found.lengths)) > 4
+
+    def test_it_stops_when_all_have_ended(self) -> None:
+        """A limit of two thousand million steps would otherwise take for ever."""
+        task = task_of(Countdown(2, 4))
+        found = run_episodes(task, policy_for(task), episodes=4, episode_length=2**31 - 1, key=KEY)
+        assert found.lengths.max() <= 4
+
+
+class TestKeys:
+    """An episode depends on the key and its own number alone."""
+
+    @pytest.mark.parametrize("stochastic", [False, True], ids=["mode", "sampled"])
+    def test_two_devices_give_what_one_gives(self, stochastic: bool) -> None:
+        task = task_of(PointMass())
+        policy = policy_for(task)
+        runs = [
+            run_episodes(
+                task, policy, episodes=6, episode_length=LIMIT, key=KEY, stochastic=stochastic, devices=jax.devices()[:n]
+            )
+            for n in (1, 2)
+        ]
+        for field in dataclasses.fields(Episodes):
+            ours, theirs = (getattr(run, field.name) for run in runs)
+            assert ours.shape == theirs.shape == (6,)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=field.name)
+
+    def test_more_episodes_begin_with_the_same(self) -> None:
+        task = task_of(History())
+        policy = policy_for(task)
+        few, many = (run_episodes(task, policy, episodes=n, episode_length=LIMIT, key=KEY) for n in (4, 9))
+        np.testing.assert_array_equal(few.lengths, many.lengths[:4])
+        np.testing.assert_allclose(few.returns, many.returns[:4], rtol=1e-6)
+
+    def test_another_key_gives_other_episodes(self) -> None:
+        task = task_of(History())
+        policy = policy_for(task)
+        ours, theirs = (
+            run_episodes(task, policy, episodes=8, episode_length=LIMIT, key=jax.random.PRNGKey(seed)) for seed in (0, 1)
+        )
+        assert not np.array_equal(ours.returns, theirs.returns)
+
+    def test_no_two_environments_sample_alike(self) -> None:
+        """At the same observation, actions drawn for different episodes and steps differ."""
+        task = task_of(EndsItself(50))
+        policy = policy_for(task)
+        paid = dataclasses.replace(task, environment=PaysItsAction())
+        found = run_episodes(paid, policy, episodes=64, episode_length=1, key=KEY, stochastic=True)
+        inside = found.returns[np.abs(found.returns) < 1.0]
+        assert inside.size > 10 and np.unique(inside).size == inside.size
+
+
+class PaysItsAction(EndsItself):
+    """Pays the action it receives; says nothing else."""
+
+    def step(self, state: Any, action: jax.Array) -> Any:
+        return super().step(state, action).replace(reward=action[0])
