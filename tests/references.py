@@ -1,4 +1,4 @@
-"""Independent references in float64 NumPy: plain loops, explicit formulas, dense matrices, and nothing of the package."""
+"""Independent references in float64 NumPy: plain loops, explicit formulas, dense matrices; nothing of the package."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ TINY = override(
 
 def train_tiny(folder: Path, environment: TinyEnvironment | None = None, config: Config = TINY, **options: Any) -> Run:
     """Train `config` in `folder`, quietly."""
-    return train(config, environment=environment or History(), run_dir=folder, console=Console(io.StringIO()), **options)
+    console = Console(io.StringIO())
+    return train(config, environment=environment or History(), run_dir=folder, console=console, **options)
 
 
 def tiny_program(config: Config = TINY) -> Program:
@@ -54,7 +55,8 @@ def arbitrary_state(program: Program, seed: int) -> TrainState:
         if shape.dtype == bool:
             values = generator.random(shape.shape) < 0.5
         else:
-            values = generator.integers(0, 256, (*shape.shape, shape.dtype.itemsize), np.uint8).view(shape.dtype)[..., 0]
+            data = generator.integers(0, 256, (*shape.shape, shape.dtype.itemsize), np.uint8)
+            values = data.view(shape.dtype)[..., 0]
         return jax.device_put(values, sharding)
 
     return jax.tree.map(leaf, program.abstract_state, program.shardings)

@@ -13,7 +13,7 @@ _LOCOMOTION = override(Config(), discount=0.99, trace_decay=0.97, critic_epochs=
 
 PRESETS: dict[str, Config] = {
     "inverted_pendulum": override(_PENDULUM, task="inverted_pendulum", total_steps=1_000_000),
-    "inverted_double_pendulum": override(_PENDULUM, task="inverted_double_pendulum", total_steps=2_000_000),
+    "inverted_double_pendulum": override(_PENDULUM, task="inverted_double_pendulum", total_steps=3_000_000),
     "reacher": override(Config(), task="reacher", num_envs=256, unroll_length=64, total_steps=2_000_000),
     "hopper": override(_FAR_SIGHTED, task="hopper", total_steps=5_000_000),
     "walker2d": override(_FAR_SIGHTED, task="walker2d", total_steps=10_000_000),

@@ -314,7 +314,7 @@ def test_permuting_environments_changes_nothing_but_rounding(float64: None) -> N
     np.testing.assert_allclose(references.flatten(one.parameters), references.flatten(other.parameters), atol=1e-11)
 
 
-@pytest.mark.parametrize(("fraction", "stride"), [(0.9, 1), (0.45, 2), (0.3, 3), (0.01, 6)])
+@pytest.mark.parametrize(("fraction", "stride"), [(1.0, 1), (0.45, 2), (0.01, 6)])
 def test_fisher_products_see_every_kth_time_step_of_every_environment(
     float64: None, fraction: float, stride: int
 ) -> None:

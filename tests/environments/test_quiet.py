@@ -1,7 +1,12 @@
-"""Other people's chatter stays off the terminal, and comes out where something fails."""
+"""Other people's chatter stays off the terminal, and comes out where something fails.
+
+pytest puts objects of its own in place of the standard streams, so most of this looks at a process of its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import subprocess
@@ -12,65 +17,76 @@ import pytest
 
 from trpo_brax.environments.quiet import quiet
 
+SCRIPT = """
+import logging, os, subprocess, sys, warnings
+from trpo_brax.environments.quiet import quiet
 
-def chatter() -> None:
-    print("Python, standard output")
-    print("Python, standard error", file=sys.stderr)
-    os.write(1, b"the C library, standard output\n")
-    os.write(2, b"the C library, standard error\n")
-    subprocess.run([sys.executable, "-S", "-c", "print('a child')"], check=True)
-    warnings.warn("a warning", UserWarning, stacklevel=1)
-    logging.getLogger("absl").warning("a log record")
+def chatter():
+    print("HIDDEN in Python, standard output")
+    print("HIDDEN in Python, standard error", file=sys.stderr)
+    os.write(1, b"HIDDEN in C, standard output\\n")
+    os.write(2, b"HIDDEN in C, standard error\\n")
+    subprocess.run([sys.executable, "-S", "-c", "print('HIDDEN in a child')"], check=True)
+    warnings.warn("HIDDEN warning")
+    logging.getLogger("absl").warning("HIDDEN record")
 
-
-def test_nothing_is_shown(capfd) -> None:
+sys.stdout.write("first ")
+with quiet():
+    chatter()
+sys.stdout.write("second ")
+with quiet():
+    print("HIDDEN outside")
     with quiet():
-        chatter()
-    assert tuple(capfd.readouterr()) == ("", "")
+        print("HIDDEN inside")
+    print("HIDDEN outside again")
+sys.stdout.write("third ")
+try:
+    with quiet():
+        os.write(1, b"why it broke\\n")
+        print("in Python, too")
+        raise ValueError
+except ValueError:
+    print("fourth")
+print("fifth", file=sys.stderr)
+"""
 
 
-def test_everything_is_as_before_afterwards(capfd) -> None:
+@pytest.fixture(scope="module")
+def script() -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+
+
+def test_nothing_is_shown(script) -> None:
+    assert "HIDDEN" not in script.stdout + script.stderr
+
+
+def test_what_is_said_around_it_is_shown_in_its_order(script) -> None:
+    assert script.stdout == "first second third fourth\n"
+
+
+def test_it_is_shown_after_all_when_the_block_raises(script) -> None:
+    assert script.stderr == "why it broke\nin Python, too\nfifth\n"
+
+
+def test_streams_that_were_replaced_are_silenced_too() -> None:
+    """As in a notebook, where `sys.stdout` does not lead to file descriptor 1."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        with quiet():
+            print("hidden")
+            print("hidden", file=sys.stderr)
+        print("shown")
+    assert (out.getvalue(), err.getvalue()) == ("shown\n", "")
+
+
+def test_logging_and_warnings_are_as_before_afterwards() -> None:
     absl = logging.getLogger("absl")
     level = absl.level
-    with quiet():
+    with pytest.raises(ValueError, match="broken"), quiet():
         assert not absl.isEnabledFor(logging.WARNING)
+        raise ValueError("broken")
     assert absl.level == level
-    print("shown")
-    os.write(2, b"shown too\n")
-    assert tuple(capfd.readouterr()) == ("shown\n", "shown too\n")
     with pytest.warns(UserWarning, match="heard"):
         warnings.warn("heard", UserWarning, stacklevel=1)
-
-
-def test_what_was_said_before_stays_before(capfd) -> None:
-    sys.stdout.write("first ")
-    with quiet():
-        print("hidden")
-    sys.stdout.write("second")
-    assert capfd.readouterr().out == "first second"
-
-
-def test_it_is_shown_after_all_when_the_block_raises(capfd) -> None:
-    level = logging.getLogger("absl").level
-    with pytest.raises(ValueError, match="broken"), quiet():
-        os.write(1, b"why it broke\n")
-        print("and more")
-        raise ValueError("broken")
-    shown = capfd.readouterr()
-    assert shown.out == ""
-    assert "why it broke\n" in shown.err
-    assert "and more\n" in shown.err
-    assert logging.getLogger("absl").level == level
-
-
-def test_blocks_may_be_nested(capfd) -> None:
-    with quiet():
-        print("outer")
-        with quiet():
-            print("inner")
-        print("outer again")
-    print("after")
-    assert tuple(capfd.readouterr()) == ("after\n", "")
 
 
 def test_no_file_descriptor_is_left_open() -> None:

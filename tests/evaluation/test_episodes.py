@@ -32,10 +32,9 @@ def policy_for(task: Task, seed: int = 0) -> Policy:
     specification = PolicySpecification(network, task.observation_size, bounds)
     generator = np.random.default_rng(seed)
     size = task.observation_size
-    statistics = ObservationStatistics(
-        jnp.asarray(50.0), jnp.asarray(generator.normal(size=size)), jnp.asarray(50.0 * generator.uniform(0.1, 2.0, size))
-    )
-    statistics = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), statistics)
+    squares = 50.0 * generator.uniform(0.1, 2.0, size)
+    moments = (np.asarray(50.0), generator.normal(size=size), squares)
+    statistics = ObservationStatistics(*(jnp.asarray(moment, jnp.float32) for moment in moments))
     return Policy(specification, specification.networks().initial_policy(jax.random.PRNGKey(seed)), statistics)
 
 
@@ -136,7 +135,7 @@ class TestEnds:
         task = task_of(Countdown(1, 9))
         found = run_episodes(task, policy_for(task), episodes=32, episode_length=LIMIT, key=KEY)
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(KEY, i))[0])(jnp.arange(32))
-        limits = jax.vmap(lambda key: jax.random.randint(key, (), 1, 10))(keys)
+        limits = jax.vmap(task.environment.reset)(keys).info["limit"]
         np.testing.assert_array_equal(found.lengths, limits)
         np.testing.assert_array_equal(found.returns, limits)
         assert found.terminated.all() and len(set(found.lengths)) > 4
@@ -155,12 +154,8 @@ class TestKeys:
     def test_two_devices_give_what_one_gives(self, stochastic: bool) -> None:
         task = task_of(PointMass())
         policy = policy_for(task)
-        runs = [
-            run_episodes(
-                task, policy, episodes=6, episode_length=LIMIT, key=KEY, stochastic=stochastic, devices=jax.devices()[:n]
-            )
-            for n in (1, 2)
-        ]
+        options = {"episodes": 6, "episode_length": LIMIT, "key": KEY, "stochastic": stochastic}
+        runs = [run_episodes(task, policy, **options, devices=jax.devices()[:count]) for count in (1, 2)]
         for field in dataclasses.fields(Episodes):
             ours, theirs = (getattr(run, field.name) for run in runs)
             assert ours.shape == theirs.shape == (6,)
@@ -176,9 +171,8 @@ class TestKeys:
     def test_another_key_gives_other_episodes(self) -> None:
         task = task_of(History())
         policy = policy_for(task)
-        ours, theirs = (
-            run_episodes(task, policy, episodes=8, episode_length=LIMIT, key=jax.random.PRNGKey(seed)) for seed in (0, 1)
-        )
+        keys = [jax.random.PRNGKey(seed) for seed in (0, 1)]
+        ours, theirs = (run_episodes(task, policy, episodes=8, episode_length=LIMIT, key=key) for key in keys)
         assert not np.array_equal(ours.returns, theirs.returns)
 
     def test_no_two_environments_sample_alike(self) -> None:

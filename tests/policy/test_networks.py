@@ -27,12 +27,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @pytest.fixture(scope="module")
 def policy() -> Any:
-    return NETWORKS.initial_policy(jax.random.PRNGKey(0))
+    return jax.jit(NETWORKS.initial_policy)(jax.random.PRNGKey(0))
 
 
 @pytest.fixture(scope="module")
 def critic() -> CriticParameters:
-    return NETWORKS.initial_critic(jax.random.PRNGKey(1))
+    return jax.jit(NETWORKS.initial_critic)(jax.random.PRNGKey(1))
 
 
 def layers_of(parameters: Any) -> list[dict[str, Array]]:
@@ -73,7 +73,7 @@ def test_initialisation_is_orthogonal(policy: Any, critic: CriticParameters) -> 
 
 
 def test_keys_draw_different_networks(policy: Any) -> None:
-    again, other = NETWORKS.initial_policy(jax.random.PRNGKey(0)), NETWORKS.initial_policy(jax.random.PRNGKey(2))
+    again, other = (jax.jit(NETWORKS.initial_policy)(jax.random.PRNGKey(seed)) for seed in (0, 2))
     for ours, same, different in zip(layers_of(policy), layers_of(again), layers_of(other), strict=True):
         np.testing.assert_array_equal(ours["kernel"], same["kernel"])
         assert np.all(ours["kernel"] != different["kernel"])

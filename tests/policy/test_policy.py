@@ -23,7 +23,7 @@ def policy() -> Policy:
         policy_hidden_sizes=(8,), initial_log_std=-2.0, policy_output_scale=2.0, observation_clip=CLIP
     )
     specification = PolicySpecification(network, OBSERVATION, BOUNDS)
-    parameters = specification.networks().initial_policy(jax.random.PRNGKey(0))
+    parameters = jax.jit(specification.networks().initial_policy)(jax.random.PRNGKey(0))
     seen = np.random.default_rng(0).normal([1, -2, 50, 0], [1, 3, 10, 0.1], (100, 2, OBSERVATION))
     empty = ObservationStatistics.empty(OBSERVATION)
     statistics = empty.updated(jnp.asarray(seen, jnp.float32), jnp.ones((100, 2), bool))

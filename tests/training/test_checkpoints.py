@@ -56,8 +56,9 @@ def fill(directory: Path, program: Program, returns: dict[int, float | None], ke
 def assert_same_bits(ours: Any, theirs: Any) -> None:
     """Compare structure, dtype, shape and every bit: NaN equals only the same NaN, 0 is not -0."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    theirs = jax.tree.map(np.asarray, theirs)
+    ours = jax.tree.map(np.asarray, ours)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
-        a, b = np.asarray(a), np.asarray(b)
         assert (a.dtype, a.shape) == (b.dtype, b.shape), jax.tree_util.keystr(path)
         assert a.tobytes() == b.tobytes(), jax.tree_util.keystr(path)
 
@@ -186,10 +187,10 @@ class TestKeeping:
 class TestForeign:
     """A checkpoint of another run is refused with the array that does not fit."""
 
-    def refused(self, directory: Path, program: Program, iteration: int = 3) -> str:
-        """Return the sentences of `restore` and of `restore_policy`, where that refuses, in one."""
+    def refused(self, directory: Path, program: Program) -> str:
+        """Return the sentence that checkpoint 3 is refused with."""
         with pytest.raises(CheckpointError) as caught:
-            restore(directory, program, iteration)
+            restore(directory, program, 3)
         return str(caught.value)
 
     def test_another_network_size(self, saved: Path) -> None:
@@ -221,9 +222,12 @@ class TestForeign:
     @pytest.mark.parametrize("change", ["missing", "extra"])
     def test_another_set_of_arrays(self, change: str, program: Program, tmp_path: Path) -> None:
         state = state_at(program, 3)
-        info = state.environments.state.info
-        changed = {k: v for k, v in info.items() if k != "limit"} if change == "missing" else info | {"extra": info["limit"]}
-        brax = state.environments.state.replace(info=changed)
+        info = dict(state.environments.state.info)
+        if change == "missing":
+            del info["limit"]
+        else:
+            info["extra"] = info["limit"]
+        brax = state.environments.state.replace(info=info)
         checkpoints = Checkpoints(tmp_path / "c", keep=1)
         checkpoints.save(state.replace(environments=state.environments.replace(state=brax)), TINY, None)
         checkpoints.close()
@@ -250,13 +254,13 @@ class TestDamage:
                 assert_same_bits(wanted, restore(directory, program, 7))
             except CheckpointError as error:
                 refused += 1
-                assert "\n" not in str(error) and "7" in str(error), file
+                assert "\n" not in str(error) and str(directory) in str(error), file
             except Exception as error:
                 crashes.append(f"{file.relative_to(saved)}: {type(error).__name__}: {error}"[:200])
         assert not crashes
         assert refused >= 4
 
-    def test_a_folder_with_a_number_for_a_name_is_no_checkpoint(self, saved: Path, program: Program, tmp_path: Path) -> None:
+    def test_a_folder_with_a_number_for_a_name_is_no_checkpoint(self, program: Program, tmp_path: Path) -> None:
         (tmp_path / "c" / "9").mkdir(parents=True)
         (tmp_path / "c" / "9" / "notes.txt").write_text("mine")
         checkpoints = Checkpoints(tmp_path / "c")

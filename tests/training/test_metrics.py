@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
@@ -64,9 +65,7 @@ def read(run: Run) -> list[dict[str, Any]]:
     def refuse(constant: str) -> None:
         pytest.fail(f"{constant} in metrics.jsonl")
 
-    return [
-        json.loads(line, parse_constant=refuse) for line in (run.path / "metrics.jsonl").read_text().splitlines()
-    ]
+    return [json.loads(line, parse_constant=refuse) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -86,55 +85,56 @@ class TestRecords:
     """metrics.jsonl of real runs."""
 
     def test_keys_are_exactly_those_promised(self, run: Run, endless: Run) -> None:
-        for record in read(run) + read(endless):
-            assert set(record) == KEYS
+        for row in read(run) + read(endless):
+            assert set(row) == KEYS
         assert set(read(run)[0]["environment"]) == {"distance", "effort"}
         assert set(read(endless)[0]["environment"]) == {"distance"}
 
     def test_one_object_an_iteration(self, run: Run) -> None:
         records = read(run)
-        assert [record["iteration"] for record in records] == [1, 2, 3, 4]
-        assert [record["env_steps"] for record in records] == [64, 128, 192, 256]
-        times = [record["wall_time_s"] for record in records]
+        assert [row["iteration"] for row in records] == [1, 2, 3, 4]
+        assert [row["env_steps"] for row in records] == [64, 128, 192, 256]
+        times = [row["wall_time_s"] for row in records]
         assert times[0] > 0 and times == sorted(times)
-        assert all(record["steps_per_second"] > 0 for record in records)
+        assert all(row["steps_per_second"] > 0 for row in records)
         assert run.metrics() == records
 
     def test_values_are_what_their_names_say(self, run: Run) -> None:
         settings = TINY.trust_region
-        for record in read(run):
+        for row in read(run):
             for name in ("episodes", "cg_iterations", "line_search_trials", "nonfinite_envs"):
-                assert type(record[name]) is int and record[name] >= 0
-            assert record["episodes"] > 0 and record["episode_return_min"] <= record["episode_return_mean"]
-            assert 2 <= record["episode_length_mean"] <= 7
-            assert record["step_outcome"] in OUTCOMES
-            assert record["damping"] == pytest.approx(settings.damping)
-            assert 0 <= record["action_saturation"] <= 1
-            assert 0 <= record["kl_mean"] <= settings.max_kl and record["kl_mean"] <= record["kl_max"]
-            assert (record["step_fraction"] > 0) == (record["step_outcome"] == "accepted")
-            assert len(record["parameter_fingerprint"]) == 8 and int(record["parameter_fingerprint"], 16) >= 0
+                assert type(row[name]) is int and row[name] >= 0
+            assert row["episodes"] > 0 and row["episode_return_min"] <= row["episode_return_mean"]
+            assert 2 <= row["episode_length_mean"] <= 7
+            assert row["step_outcome"] in OUTCOMES
+            assert row["damping"] == pytest.approx(settings.damping)
+            assert 0 <= row["action_saturation"] <= 1
+            assert 0 <= row["kl_mean"] <= settings.max_kl and row["kl_mean"] <= row["kl_max"]
+            assert (row["step_fraction"] > 0) == (row["step_outcome"] == "accepted")
+            assert len(row["parameter_fingerprint"]) == 8 and int(row["parameter_fingerprint"], 16) >= 0
             # C = 4 eps gamma / (1 - gamma)^2
-            penalty = 4 * record["advantage_max_abs"] * settings.discount / (1 - settings.discount) ** 2
-            assert record["penalty_coefficient"] == pytest.approx(penalty, rel=1e-4)
-            gain = record["improvement_lower_bound"] + penalty * record["kl_max"]
-            assert abs(gain) * (1 - settings.discount) <= 2 * record["advantage_max_abs"]
+            penalty = 4 * row["advantage_max_abs"] * settings.discount / (1 - settings.discount) ** 2
+            assert row["penalty_coefficient"] == pytest.approx(penalty, rel=1e-4)
+            gain = row["improvement_lower_bound"] + penalty * row["kl_max"]
+            assert abs(gain) * (1 - settings.discount) <= 2 * row["advantage_max_abs"]
 
     def test_the_fingerprint_is_that_of_the_parameters_kept(self, run: Run) -> None:
         records = read(run)
         for iteration in (2, 4):
             told = records[iteration - 1]["parameter_fingerprint"]
             assert told == f"{int(fingerprint(run.policy(iteration).parameters)):08x}"
-        changes = [a["parameter_fingerprint"] != b["parameter_fingerprint"] for a, b in zip(records, records[1:], strict=False)]
-        assert changes == [record["step_outcome"] == "accepted" for record in records[1:]]
+        prints = [row["parameter_fingerprint"] for row in records]
+        changes = [one != other for one, other in itertools.pairwise(prints)]
+        assert changes == [row["step_outcome"] == "accepted" for row in records[1:]]
 
     def test_no_value_is_null(self, endless: Run) -> None:
-        for record in read(endless):
-            assert record["episodes"] == 0
-            assert {name for name, value in record.items() if value is None} == OF_EPISODES | {
+        for row in read(endless):
+            assert row["episodes"] == 0
+            assert {name for name, value in row.items() if value is None} == OF_EPISODES | {
                 "penalty_coefficient",
                 "improvement_lower_bound",
             }
-            assert record["environment"] == {"distance": None}
+            assert row["environment"] == {"distance": None}
 
 
 T, N = 6, 5
@@ -223,9 +223,7 @@ class TestEpisodes:
         sound = trajectory(np.random.default_rng(3), np.ones((T, N), bool), np.ones((T, N), bool))
         told = computed(sound, discount=0.9)
         kl_max = told["kl_max"]
-        assert told["improvement_lower_bound"] == pytest.approx(
-            0.125 / 0.1 - 4 * 0.9 * 2.5 * kl_max / 0.1**2, rel=1e-4
-        )
+        assert told["improvement_lower_bound"] == pytest.approx(0.125 / 0.1 - 4 * 0.9 * 2.5 * kl_max / 0.1**2, rel=1e-4)
         assert told["penalty_coefficient"] == pytest.approx(4 * 2.5 * 0.9 / 0.1**2, rel=1e-4)
         undiscounted = computed(sound, discount=1.0)
         assert undiscounted["improvement_lower_bound"] is None and undiscounted["penalty_coefficient"] is None
@@ -275,9 +273,9 @@ class TestFingerprint:
         assert int(_fingerprint(arrays)) == wanted
         assert int(_fingerprint(jax.tree.map(np.copy, arrays))) == wanted
         mesh = Mesh(np.asarray(jax.devices()), ("devices",))
+        sharded, whole = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("devices", None))
         spread = {
-            name: jax.device_put(array, NamedSharding(mesh, PartitionSpec("devices" if array.shape[0] % 4 == 0 else None)))
-            for name, array in arrays.items()
+            name: jax.device_put(array, whole if array.shape[0] % 4 else sharded) for name, array in arrays.items()
         }
         assert int(_fingerprint(spread)) == wanted
 

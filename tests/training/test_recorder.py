@@ -43,7 +43,7 @@ def checksum(data: bytes) -> int:
 
 
 def events(folder: RunFolder) -> list[Event]:
-    """Read all event files in TensorBoard's order, which is by name, by the TFRecord format: length, its checksum, data, its checksum."""
+    """Read all event files in TensorBoard's order, which is by name. A record: length, checksum, data, checksum."""
     found = []
     for file in sorted(folder.tensorboard.iterdir()):
         data, at = file.read_bytes(), 0

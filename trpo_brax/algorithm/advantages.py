@@ -45,8 +45,7 @@ def generalized_advantage_estimation(
     """
     chex.assert_equal_shape([rewards, values, next_values, terminations, dones])
     chex.assert_rank(rewards, 2)
-    not_terminated = 1.0 - terminations.astype(values.dtype)
-    deltas = rewards + discount * not_terminated * next_values - values
+    deltas = rewards + discount * jnp.where(terminations, 0.0, next_values) - values
     continues = ~dones.astype(bool)
     if valid is not None:
         deltas = jnp.where(valid, deltas, 0.0)
@@ -69,6 +68,8 @@ def weighted_moments(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, 
     """
     used = weights > 0
     mean = jnp.sum(jnp.where(used, weights * values, 0.0))
+    # A long float32 sum is off by hundreds of roundings; the deviations from it are small, and their sum is not.
+    mean += jnp.sum(jnp.where(used, weights * (values - mean), 0.0))
     variance = jnp.sum(jnp.where(used, weights * jnp.square(values - mean), 0.0))
     # Below rounding of the values themselves a spread carries no information: dividing by it would amplify noise.
     rounding = 8 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(jnp.where(used, values, 0.0)))

@@ -58,7 +58,10 @@ def conjugate_gradient(
         absolute_tolerance: in units of b.
     """
     squared = tree_vdot(b, b)
-    limit = jnp.maximum(tolerance * jnp.sqrt(squared), absolute_tolerance)
+    precision = jnp.finfo(squared.dtype)
+    # Below this the products of a residual underflow, and the recursion would wander off the solution it has found.
+    underflow = jnp.sqrt(precision.tiny / precision.eps)
+    limit = jnp.maximum(jnp.maximum(tolerance * jnp.sqrt(squared), absolute_tolerance), underflow)
 
     def unfinished(state: _State) -> jax.Array:
         above = jnp.isfinite(state.residual_squared) & (jnp.sqrt(state.residual_squared) > limit)

@@ -61,7 +61,7 @@ def fit_critic(
         return jnp.swapaxes(padded.reshape(-1, minibatches, *array.shape[1:]), 0, 1)
 
     # Padding is False in `valid`, so it weighs nothing.
-    data = (split(observations), split(jnp.where(valid, targets, 0.0)), split(valid))
+    data = (split(jnp.where(valid[..., None], observations, 0)), split(jnp.where(valid, targets, 0.0)), split(valid))
 
     def loss_of(candidate: Parameters, minibatch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         inputs, wanted, used = minibatch
@@ -73,7 +73,7 @@ def fit_critic(
         loss, gradient = jax.value_and_grad(loss_of)(old, minibatch)
         updates, new_state = optimizer.update(gradient, old_state, old)
         new = optax.apply_updates(old, updates)
-        sound = all_finite(new) & all_finite(gradient)
+        sound = all_finite((new, new_state, gradient))
         return optax.tree_utils.tree_where(sound, (new, new_state), (old, old_state)), loss
 
     def one_pass(carry: tuple[Parameters, Any], _: None) -> Any:

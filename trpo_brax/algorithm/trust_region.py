@@ -135,6 +135,7 @@ def trust_region_step(
         batch: the samples, time leading, environments second.
         settings: a `TrustRegionConfig`.
     """
+    batch = _without_unused(batch)
     with jax.default_matmul_precision("highest"):
         old = jax.lax.stop_gradient(distribution_of(parameters, batch.observations))
         old_log_prob = old.log_prob(batch.actions)
@@ -180,6 +181,16 @@ def trust_region_step(
         cg_iterations=full.cg_iterations,
         cg_relative_residual=full.cg_relative_residual,
         outcome=jnp.where(proceed, taken.outcome, full.outcome),
+    )
+
+
+def _without_unused(batch: PolicyBatch) -> PolicyBatch:
+    """Zero what samples of weight 0 hold: NaN there would reach gradients and products as NaN x 0."""
+    used = batch.weights > 0
+    return batch._replace(
+        observations=jnp.where(used[..., None], batch.observations, 0),
+        actions=jnp.where(used[..., None], batch.actions, 0),
+        advantages=jnp.where(used, batch.advantages, 0),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -66,7 +68,8 @@ def brax_task(name: str, backend: str) -> Task:
     with quiet():
         from brax import envs
 
-        environment = envs.get_environment(name, backend=backend)
+        with _no_mujoco_log():
+            environment = envs.get_environment(name, backend=backend)
     size = int(environment.action_size)
     return Task(name, environment, _observation_size(name, environment), (-1.0,) * size, (1.0,) * size)
 
@@ -118,6 +121,19 @@ def load_environment(specification: str) -> Env:
 def environment_name(environment: Any) -> str:
     """Return `package.module:Class` of an environment object."""
     return f"{type(environment).__module__}:{type(environment).__qualname__}"
+
+
+@contextlib.contextmanager
+def _no_mujoco_log() -> Iterator[None]:
+    """Keep MuJoCo from leaving a MUJOCO_LOG.TXT in the user's folder for each deprecation in Brax's own models."""
+    import mujoco
+
+    handler = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(handler)
 
 
 def _observation_size(name: str, environment: Env) -> int:

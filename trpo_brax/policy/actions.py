@@ -24,18 +24,20 @@ class ActionBounds:
     @property
     def centre(self) -> np.ndarray:
         """Middle of the range [A]; 0 where a side is unbounded."""
-        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
-        return np.where(self._bounded, 0.5 * (low + high), 0.0).astype(np.float32)
+        low, high = self._finite_bounds
+        return (0.5 * (low + high)).astype(np.float32)
 
     @property
     def half_range(self) -> np.ndarray:
         """Half the width of the range [A]; 1 where a side is unbounded."""
-        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
-        return np.where(self._bounded, 0.5 * (high - low), 1.0).astype(np.float32)
+        low, high = self._finite_bounds
+        return (0.5 * (high - low)).astype(np.float32)
 
     @property
-    def _bounded(self) -> np.ndarray:
-        return np.isfinite(self.low) & np.isfinite(self.high)
+    def _finite_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest action [A]; -1 and 1 where a side is unbounded."""
+        bounded = np.isfinite(self.low) & np.isfinite(self.high)
+        return np.where(bounded, self.low, -1.0), np.where(bounded, self.high, 1.0)
 
     def to_environment(self, raw: jax.Array) -> jax.Array:
         """Scale raw actions [..., A] (units of half the range around its centre) and clip them to the bounds."""

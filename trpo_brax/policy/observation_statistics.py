@@ -31,6 +31,8 @@ class ObservationStatistics:
         used = valid[..., None]
         count = jnp.sum(valid.astype(jnp.float32))
         mean = jnp.sum(jnp.where(used, observations, 0.0), axis=(0, 1)) / jnp.maximum(count, 1.0)
+        # A long float32 sum is off by hundreds of roundings; the deviations from it are small, and their sum is not.
+        mean += jnp.sum(jnp.where(used, observations - mean, 0.0), axis=(0, 1)) / jnp.maximum(count, 1.0)
         squares = jnp.sum(jnp.where(used, jnp.square(observations - mean), 0.0), axis=(0, 1))
         total = self.count + count
         difference = mean - self.mean

@@ -35,7 +35,7 @@ class PolicySpecification:
         return self.networks().distribution(parameters, normalized)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
     """Observation -> action, exactly as the environment's `step` receives it; pure, so it can be jitted and vmapped."""
 
