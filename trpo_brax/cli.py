@@ -16,7 +16,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.conf import Positional
 
-from trpo_brax.config import Config, Platform, suggest
+from trpo_brax.checked import suggest
+from trpo_brax.config import Config, Platform
 from trpo_brax.errors import ConfigError, RunFolderError, UserError
 from trpo_brax.presets import PRESETS, preset
 from trpo_brax.training.console import Console

@@ -1,75 +1,37 @@
 """One tree of frozen dataclasses: everything a run depends on, validated when built.
 
-The field docstrings are the command line's manual. A field's bounds stand beside its type, as in
-`Annotated[int, AtLeast(1)]`, and are enforced by `Checked.__post_init__`, so that no `Config` with a value that cannot
-work ever exists.
+The field docstrings are the command line's manual. No `Config` with a value that cannot work ever exists.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import types
 import typing
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional
 from tyro.conf import arg as tyro_argument
 
+from trpo_brax.checked import (
+    FINITE,
+    FRACTION,
+    POSITIVE,
+    AtLeast,
+    Bounds,
+    Checked,
+    from_fields,
+    replace_fields,
+    suggest,
+    walk,
+)
 from trpo_brax.errors import ConfigError
 
 Backend = Literal["spring", "positional", "generalized", "mjx"]
 Activation = Literal["tanh", "swish", "relu", "elu"]
 Mode = Literal["trpo", "natural_gradient"]
 Platform = Literal["auto", "cpu", "gpu"]
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """An interval of allowed numbers; `low_open`/`high_open` exclude its ends."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    low_open: bool = False
-    high_open: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.low_open else value >= self.low
-        below = value < self.high if self.high_open else value <= self.high
-        return math.isfinite(value) and above and below
-
-    def __str__(self) -> str:
-        if math.isinf(self.low) and math.isinf(self.high):
-            return "a finite number"
-        low = f"{'greater than' if self.low_open else 'at least'} {self.low:.10g}"
-        high = f"{'less than' if self.high_open else 'at most'} {self.high:.10g}"
-        return low if math.isinf(self.high) else f"{low} and {high}"
-
-
-def AtLeast(low: float) -> Bounds:
-    """Numbers not below `low`."""
-    return Bounds(low)
-
-
-POSITIVE = Bounds(0.0, low_open=True)
-FINITE = Bounds()
-FRACTION = Bounds(0.0, 1.0, low_open=True)
 MAY_CHANGE = "may change when a run is resumed: it does not shape learning"
-
-
-class Checked:
-    """Base of the configuration dataclasses: rejects wrong types and values outside a field's bounds."""
-
-    # Filled by @dataclass in every subclass; declared so that `dataclasses.fields(self)` type-checks here.
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-
-    def __post_init__(self) -> None:
-        for name, hint in field_types(type(self)).items():
-            value = _checked_value(name, getattr(self, name), hint)
-            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -227,17 +189,8 @@ def override(config: Config, **values: Any) -> Config:
     for name in values:
         if name not in known:
             raise ConfigError(f"unknown configuration field {name!r}{suggest(name, known)}.")
-    return _override(config, values)
-
-
-def walk(config: Checked) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (name, value, annotated type) of every leaf field of the tree."""
-    for name, hint in field_types(type(config)).items():
-        value = getattr(config, name)
-        if isinstance(value, Checked):
-            yield from walk(value)
-        else:
-            yield name, value, hint
+    replaced: Config = replace_fields(config, values)
+    return replaced
 
 
 def shaping_differences(old: Config, new: Config) -> list[str]:
@@ -257,88 +210,4 @@ def from_dict(data: Any, where: str = "the configuration") -> Config:
     Raises:
         ConfigError: with one sentence that names `where` and the field.
     """
-    return typing.cast(Config, _from_dict(Config, data, where))
-
-
-def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """Return ', did you mean ...?'-style words for the names nearest to `name`, or the known ones if none is near."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    if near:
-        return f"; did you mean {' or '.join(near)}?".rstrip("?")
-    return f"; known are {', '.join(names)}" if len(names) <= 20 else ""
-
-
-def field_types(cls: type[Checked]) -> dict[str, Any]:
-    """Return a configuration class's field names and annotated types, in order of declaration."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-
-
-def _override(node: Any, values: Mapping[str, Any]) -> Any:
-    changes = {}
-    for name in field_types(type(node)):
-        value = getattr(node, name)
-        changes[name] = _override(value, values) if isinstance(value, Checked) else values.get(name, value)
-    return type(node)(**changes)
-
-
-def _from_dict(cls: type[Checked], data: Any, where: str) -> Checked:
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where} is not a JSON object.")
-    fields = field_types(cls)
-    for name in data:
-        if name not in fields:
-            raise ConfigError(f"{where} holds the unknown field {str(name)[:80]!r}.")
-    values = {}
-    for name, hint in fields.items():
-        if name not in data:
-            raise ConfigError(f"{where} lacks the field {name!r}.")
-        nested = isinstance(hint, type) and issubclass(hint, Checked)
-        values[name] = _from_dict(hint, data[name], f"{where}, {name},") if nested else data[name]
-    return cls(**values)
-
-
-def _checked_value(name: str, value: Any, hint: Any) -> Any:
-    """Return `value` in the type that `hint` asks for, or raise a `ConfigError` that names the field."""
-    bounds: Bounds | None = None
-    if get_origin(hint) is Annotated:
-        bounds = next((extra for extra in hint.__metadata__ if isinstance(extra, Bounds)), None)
-        hint = hint.__origin__
-    if get_origin(hint) in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        inner = next(member for member in get_args(hint) if member is not type(None))
-        return _checked_value(name, value, Annotated[inner, bounds] if bounds else inner)
-    if get_origin(hint) is Annotated:
-        return _checked_value(name, value, hint)
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            choices = get_args(hint)
-            raise ConfigError(
-                f"{name} must be one of {', '.join(choices)}, not {value!r}{suggest(str(value), choices)}."
-            )
-        return value
-    if get_origin(hint) is tuple:
-        if not isinstance(value, (tuple, list)):
-            raise ConfigError(f"{name} must be a list, not {value!r}.")
-        return tuple(_checked_value(name, item, get_args(hint)[0]) for item in value)
-    if isinstance(hint, type) and issubclass(hint, Checked):
-        wanted, allowed = hint, hint.__name__
-    else:
-        wanted, allowed = _SCALARS[hint]
-    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{name} must be {allowed}, not {value!r}.")
-    if hint is float:
-        value = float(typing.cast(float, value))
-    if bounds is not None and value not in bounds:
-        raise ConfigError(f"{name} must be {bounds}, not {value!r}.")
-    return value
-
-
-_SCALARS: dict[Any, tuple[Any, str]] = {
-    bool: (bool, "true or false"),
-    int: (int, "a whole number"),
-    float: ((int, float), "a number"),
-    str: (str, "text"),
-}
+    return typing.cast(Config, from_fields(Config, data, where))

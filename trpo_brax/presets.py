@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trpo_brax.config import Config, override, suggest
+from trpo_brax.checked import suggest
+from trpo_brax.config import Config, override
 from trpo_brax.errors import ConfigError
 
 # Balancing is lost by drifting for hundreds of steps, and running by falling after as many: a short horizon does not

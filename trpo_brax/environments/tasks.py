@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_brax.config import RolloutConfig, suggest
+from trpo_brax.checked import suggest
+from trpo_brax.config import RolloutConfig
 from trpo_brax.environments.quiet import quiet
 from trpo_brax.errors import TaskError
 
