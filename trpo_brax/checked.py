@@ -29,7 +29,8 @@ class Bounds:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
-        return math.isfinite(value) and above and below
+        # Not `math.isfinite`: it cannot take a whole number beyond all floats.
+        return -math.inf < value < math.inf and above and below
 
     def __str__(self) -> str:
         if math.isinf(self.low) and math.isinf(self.high):
@@ -42,6 +43,11 @@ class Bounds:
 def AtLeast(low: float) -> Bounds:
     """Numbers not below `low`."""
     return Bounds(low)
+
+
+def Count(low: int) -> Bounds:
+    """Whole numbers not below `low` that a device counts as int32."""
+    return Bounds(low, 2**31 - 1)
 
 
 POSITIVE = Bounds(0.0, low_open=True)
@@ -146,11 +152,19 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
         wanted, allowed = _SCALARS[hint]
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{name} must be {allowed}, not {value!r}.")
-    if hint is float:
-        value = float(typing.cast(float, value))
     if bounds is not None and value not in bounds:
-        raise ConfigError(f"{name} must be {bounds}, not {value!r}.")
+        raise ConfigError(f"{name} must be {bounds}, not {_short(value)}.")
+    if hint is float:
+        try:
+            return float(typing.cast(float, value))
+        except OverflowError:
+            raise ConfigError(f"{name} must be {bounds}, not {_short(value)}.") from None
     return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} digits)"
 
 
 _SCALARS: dict[Any, tuple[Any, str]] = {

@@ -20,6 +20,7 @@ from trpo_brax.checked import (
     AtLeast,
     Bounds,
     Checked,
+    Count,
     from_fields,
     replace_fields,
     suggest,
@@ -40,13 +41,13 @@ class RolloutConfig(Checked):
 
     backend: Backend = "spring"
     """Physics: spring (fastest), positional, generalized or mjx; scores do not compare across them."""
-    num_envs: Annotated[int, AtLeast(4)] = 512
+    num_envs: Annotated[int, Count(4)] = 512
     """Environments stepped in parallel."""
-    unroll_length: Annotated[int, AtLeast(4)] = 128
+    unroll_length: Annotated[int, Count(4)] = 128
     """Control steps taken in each environment per iteration; an iteration's batch is num_envs x unroll_length."""
-    episode_length: Annotated[int, AtLeast(1)] = 1000
+    episode_length: Annotated[int, Count(1)] = 1000
     """Time limit of an episode in control steps; reaching it is not an end of the task, its value is bootstrapped."""
-    action_repeat: Annotated[int, AtLeast(1)] = 1
+    action_repeat: Annotated[int, Count(1)] = 1
     """Simulator steps per control step; their rewards are summed and repeating stops where the episode ends."""
     spread_initial_steps: bool = True
     """Start the environments' time limits spread over an episode, so that they do not all end together for ever."""
@@ -97,13 +98,13 @@ class TrustRegionConfig(Checked):
     """Decay of the advantage estimator's traces (lambda): 0 trusts the critic most, 1 not at all."""
     damping: Annotated[float, AtLeast(0.0)] = 0.1
     """Added to the Fisher matrix's diagonal (lambda in F + lambda I)."""
-    cg_iterations: Annotated[int, AtLeast(1)] = 10
+    cg_iterations: Annotated[int, Count(1)] = 10
     """Most conjugate gradient iterations."""
     cg_tolerance: Annotated[float, AtLeast(0.0)] = 1e-3
     """Conjugate gradient stops when the residual's norm is at most this fraction of the gradient's."""
     fisher_fraction: Annotated[float, FRACTION] = 0.2
     """Fraction of the time steps used for Fisher products; gradient and line search always see all."""
-    line_search_steps: Annotated[int, AtLeast(1)] = 10
+    line_search_steps: Annotated[int, Count(1)] = 10
     """Most step lengths tried."""
     backtrack_factor: Annotated[float, Bounds(0.0, 1.0, low_open=True, high_open=True)] = 0.7
     """Each further trial multiplies the step length by this."""
@@ -117,9 +118,9 @@ class CriticConfig(Checked):
 
     critic_learning_rate: Annotated[float, POSITIVE] = 1e-3
     """Adam's learning rate."""
-    critic_epochs: Annotated[int, AtLeast(1)] = 5
+    critic_epochs: Annotated[int, Count(1)] = 5
     """Passes over the batch per iteration."""
-    critic_minibatches: Annotated[int, AtLeast(1)] = 8
+    critic_minibatches: Annotated[int, Count(1)] = 8
     """Minibatches per pass, each of all environments and a share of the time steps; at most unroll_length are used."""
 
 
@@ -127,11 +128,11 @@ class CriticConfig(Checked):
 class RecordConfig(Checked):
     """What is kept and told of a run; nothing here shapes learning."""
 
-    checkpoint_every: Annotated[int, AtLeast(1), MAY_CHANGE] = 25
+    checkpoint_every: Annotated[int, Count(1), MAY_CHANGE] = 25
     """Iterations between checkpoints; there is always one at the end."""
-    checkpoints_to_keep: Annotated[int, AtLeast(1), MAY_CHANGE] = 3
+    checkpoints_to_keep: Annotated[int, Count(1), MAY_CHANGE] = 3
     """Latest checkpoints kept, besides the best by training return."""
-    final_evaluation_episodes: Annotated[int, AtLeast(0), MAY_CHANGE] = 128
+    final_evaluation_episodes: Annotated[int, Count(0), MAY_CHANGE] = 128
     """Episodes of the last policy, acting by its mode, evaluated when training has finished; 0: none."""
 
 

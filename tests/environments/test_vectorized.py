@@ -182,6 +182,17 @@ def test_brax_trap_time_out_in_info_is_not_a_truncation() -> None:
     assert np.array_equal(found.transitions.termination[:, 0], [False, False, False, True])
 
 
+def test_brax_s_own_time_limit_is_honoured_where_its_episode_wrapper_stays() -> None:
+    found = collect(vectorized(brax_wrappers.EpisodeWrapper(History(), 4, 1), 100), eighths(1, 20, 4))
+    done, termination = found.transitions.done, found.transitions.termination
+    clock = found.transitions.next_observation[..., 1] * 8
+    limit = np.concatenate([found.start.state.info["limit"][None], found.after.state.info["limit"][:-1]])
+    assert np.array_equal(done, clock == np.minimum(limit, 4))
+    assert np.array_equal(termination, done & (limit <= 4))
+    assert (done & ~termination).any()
+    assert np.all(found.after.state.info["steps"][done] == 0)
+
+
 # Resets
 
 
