@@ -152,7 +152,7 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
         wanted, allowed = _SCALARS[hint]
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{name} must be {allowed}, not {value!r}.")
-    if bounds is not None and value not in bounds:
+    if bounds is not None and typing.cast(float, value) not in bounds:
         raise ConfigError(f"{name} must be {bounds}, not {_short(value)}.")
     if hint is float:
         try:

@@ -17,8 +17,8 @@ import tyro
 from tyro.conf import Positional
 
 from trpo_brax.checked import suggest
-from trpo_brax.config import Config, Platform
-from trpo_brax.errors import ConfigError, RunFolderError, UserError
+from trpo_brax.config import Config, Platform, override
+from trpo_brax.errors import ConfigError, RunFolderError, TaskError, UserError
 from trpo_brax.presets import PRESETS, preset
 from trpo_brax.training.console import Console
 
@@ -131,6 +131,9 @@ def _evaluate(words: list[str]) -> int:
     for note in configure(RuntimeConfig(platform=arguments.platform), arguments.episodes):
         console.note(note)
     environment = load_environment(arguments.environment) if arguments.environment else None
+    # What cannot work is said before anything slow is begun.
+    run.task(environment)
+    run.policy(arguments.checkpoint)
     with console.stage(f"Evaluating {arguments.episodes} episodes"):
         report = evaluate(
             run,
@@ -153,13 +156,18 @@ def _check(words: list[str]) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from trpo_brax.config import RolloutConfig, RuntimeConfig
     from trpo_brax.environments import brax_task, load_environment, own_task
-    from trpo_brax.environments.check import check_environment, format_findings
+    from trpo_brax.environments.check import Finding, check_environment, format_findings
     from trpo_brax.training.devices import configure
 
     settings = RolloutConfig(episode_length=arguments.episode_length)
     configure(RuntimeConfig(cpu_devices=1), 1)
     if ":" in arguments.environment:
-        task = own_task(load_environment(arguments.environment), settings)
+        environment = load_environment(arguments.environment)
+        try:
+            task = own_task(environment, settings)
+        except TaskError as error:
+            print(format_findings([Finding("error", "structure", str(error))]))
+            return 1
     else:
         task = brax_task(arguments.environment, arguments.backend)
     findings = check_environment(task, episode_length=settings.episode_length)
@@ -201,10 +209,10 @@ def _overview() -> str:
 
 def _parse_training(words: list[str]) -> TrainArguments:
     """Parse twice: once for the task or the run to resume, once with its settings as the defaults."""
-    mentioned = next((word for word in words if word in PRESETS), "inverted_pendulum")
-    first = _parse(TrainArguments, words, "train", default=_arguments(preset(mentioned)))
-    base = preset(first.task)
-    if first.environment is not None and first.task not in words:
+    plain = [word for word in words if word not in ("-h", "--help")]
+    first = _parse(TrainArguments, plain, "train", default=_arguments(override(Config(), task="")))
+    base = preset(first.task or "inverted_pendulum")
+    if first.environment is not None and not first.task:
         base = Config()
     if not first.resume:
         return _parse(TrainArguments, words, "train", default=_arguments(base))
@@ -250,7 +258,7 @@ _PLAIN_WORDS = {
 def _one_sentence(box: str, command: str) -> str:
     """Return tyro's complaint without its frame, with the nearest option where it names one."""
     lines = [line.strip("│ \t") for line in box.splitlines()]
-    rules = [index for index, line in enumerate(lines) if line.startswith(("╭", "╰", "───"))]
+    rules = [index for index, line in enumerate(lines) if line.startswith(("╭", "╰", "───", "---"))]
     first = rules[0] + 1 if rules else 0
     last = rules[1] if len(rules) > 1 else len(lines)
     sentence = " ".join(line for line in lines[first:last] if line).rstrip(".")
@@ -258,6 +266,11 @@ def _one_sentence(box: str, command: str) -> str:
     sentence = re.sub(r"^Error parsing (?!--)[^:]*: ", "", sentence)
     for jargon, plain in _PLAIN_WORDS.items():
         sentence = re.sub(rf"^Error parsing (--[\w-]+): {jargon}", rf"\1 must be {plain}, not", sentence)
+    choice = re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)$", sentence)
+    if choice:
+        allowed = [word.strip("' ") for word in choice[3].split(",")]
+        sentence = f"{choice[2]} must be one of {', '.join(allowed)}, not {choice[1]!r}{suggest(choice[1], allowed)}"
+    sentence = re.sub(r"^Missing value for argument '(.*)'\..*", r"\1 needs a value", sentence)
     near = re.search(r"Perhaps you meant:\s*(--[\w-]+)", " ".join(lines))
     hint = f"; did you mean {near.group(1)}" if near else ""
     return f"{sentence}{hint}; see trpo-brax {command} --help."

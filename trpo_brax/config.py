@@ -160,7 +160,7 @@ class Config(Checked):
     """An environment of your own instead of the task, as package.module:Class of a brax.envs.Env."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of every random draw of the run."""
-    total_steps: Annotated[int, AtLeast(1), MAY_CHANGE] = 1_000_000
+    total_steps: Annotated[int, Bounds(1, 10**18), MAY_CHANGE] = 1_000_000
     """Control steps to train for, summed over environments; rounded up to whole iterations."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)

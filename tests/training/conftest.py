@@ -44,9 +44,7 @@ def programs(point_mass: Task) -> dict[int, Program]:
 
 def leaves(tree: object) -> dict[str, np.ndarray]:
     """Return a tree's leaves by path, on the host."""
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def assert_bit_identical(ours: object, theirs: object) -> None:

@@ -24,7 +24,7 @@ from trpo_brax.config import Config, override
 from trpo_brax.environments import VectorizedEnvironment, own_task
 from trpo_brax.policy import ActionBounds
 from trpo_brax.training import iteration as iteration_module
-from trpo_brax.training.state import TrainState, initial_state
+from trpo_brax.training.state import TrainState
 
 
 @dataclasses.dataclass

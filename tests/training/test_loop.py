@@ -48,9 +48,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tb.Run:
     return tb.train(tiny_config(total_steps=total(7)), environment=PointMass(), run_dir=folder)
 
 
-def test_peer_defect_10_resume_is_bit_identical_to_never_having_stopped(
-    uninterrupted: tb.Run, tmp_path: Path
-) -> None:
+def test_peer_defect_10_resume_is_bit_identical_to_never_having_stopped(uninterrupted: tb.Run, tmp_path: Path) -> None:
     """Brax PPO, Stoix and rsl_rl save neither optimiser, random state nor environments: training dips on resume."""
     for iterations in (1, 4, 7):
         config = tiny_config(total_steps=total(iterations), checkpoint_every=3)

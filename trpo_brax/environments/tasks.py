@@ -19,7 +19,7 @@ from trpo_brax.environments.quiet import quiet
 from trpo_brax.errors import TaskError
 
 if TYPE_CHECKING:
-    from brax.envs import Env
+    from brax.envs import Env, State
 
 TASKS: dict[str, tuple[str, ...]] = dict.fromkeys(
     (
@@ -37,6 +37,9 @@ TASKS: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("spring", "positional", "generalized", "mjx"),
 ) | {"swimmer": ("generalized",)}
 """Task name -> the physics backends Brax supports for it."""
+
+
+_KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,14 @@ def own_task(environment: Env, config: RolloutConfig) -> Task:
             raise TaskError(f"environment {name} is not a brax.envs.Env: it has no {attribute}.")
     size = int(environment.action_size)
     low, high = _action_bounds(name, environment, size, config)
-    return Task(name, environment, _observation_size(name, environment), low, high)
+    task = Task(name, environment, _observation_size(name, environment), low, high)
+    start = jax.eval_shape(lambda key: starting_state(environment, key), _KEY)
+    jax.eval_shape(
+        lambda state, action: match_state(state, environment.step(state, action), name),
+        start,
+        jax.ShapeDtypeStruct((size,), jnp.float32),
+    )
+    return task
 
 
 def load_environment(specification: str) -> Env:
@@ -100,7 +110,7 @@ def load_environment(specification: str) -> Env:
         TaskError: it is not of that form, or there is no such module or class.
     """
     module_name, separator, class_name = specification.partition(":")
-    if not separator or not module_name or not class_name.isidentifier():
+    if not separator or not module_name or module_name.startswith(".") or not class_name.isidentifier():
         raise TaskError(f"environment must be package.module:Class, not {specification!r}.")
     try:
         with quiet():
@@ -117,6 +127,50 @@ def load_environment(specification: str) -> Env:
         )
     environment: Env = getattr(module, class_name)()
     return environment
+
+
+def starting_state(environment: Env, key: jax.Array) -> State:
+    """Return one starting state with weak types stripped, so that nothing downstream compiles twice.
+
+    What the trainer reads is float32: an environment may begin with a Python 0 and go on with fractions.
+    """
+    state = environment.reset(key)
+    read = {"obs": state.obs, "reward": state.reward, "done": state.done, "metrics": state.metrics}
+    return jax.tree.map(_strong, state.replace(**jax.tree.map(_float32, read)))
+
+
+def _strong(leaf: Any) -> jax.Array:
+    leaf = jnp.asarray(leaf)
+    return jax.lax.convert_element_type(leaf, leaf.dtype)
+
+
+def _float32(leaf: Any) -> jax.Array:
+    return jnp.asarray(leaf, jnp.float32)
+
+
+def match_state(reference: State, state: State, name: str) -> State:
+    """Return `state` in the dtypes of `reference`.
+
+    Raises:
+        TaskError: step and reset give trees or shapes that differ, or fractions where reset gave whole numbers.
+    """
+    ours: Any = jax.tree.structure(reference)
+    theirs: Any = jax.tree.structure(state)
+    if ours != theirs:
+        raise TaskError(f"environment {name} returns another State from step than from reset: {theirs} against {ours}.")
+    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(reference), jax.tree.leaves(state), strict=True):
+        if jnp.shape(old) != jnp.shape(new):
+            where = jax.tree_util.keystr(path)
+            raise TaskError(
+                f"environment {name} returns {where} of shape {jnp.shape(new)} from step, {jnp.shape(old)} from reset."
+            )
+        if jnp.issubdtype(jnp.result_type(new), jnp.inexact) and not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
+            where = jax.tree_util.keystr(path)
+            raise TaskError(
+                f"environment {name} returns {where} as {jnp.result_type(new)} from step, {jnp.result_type(old)} from "
+                f"reset; begin it with {jnp.result_type(new)}."
+            )
+    return jax.tree.map(lambda old, new: jax.lax.convert_element_type(new, jnp.result_type(old)), reference, state)
 
 
 def environment_name(environment: Any) -> str:
@@ -139,7 +193,7 @@ def _no_mujoco_log() -> Iterator[None]:
 
 def _observation_size(name: str, environment: Env) -> int:
     """Return the length of the observation vector, from shapes alone: Brax's own property runs a reset."""
-    state = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    state = jax.eval_shape(environment.reset, _KEY)
     observation = state.obs
     if isinstance(observation, dict):
         raise TaskError(f"environment {name} observes a dictionary; this trainer needs one vector of floats.")

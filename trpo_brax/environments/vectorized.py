@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from trpo_brax.environments.tasks import Task
-from trpo_brax.errors import TaskError
+from trpo_brax.environments.tasks import Task, match_state, starting_state
 
 if TYPE_CHECKING:
     from brax.envs import State
@@ -194,16 +193,10 @@ class VectorizedEnvironment:
     def _simulator_step(self, state: State, action: jax.Array) -> State:
         # Brax's tasks update `state.metrics` in place: they are handed a copy, so that ours stays as it was.
         copy = jax.tree.map(lambda leaf: leaf, state)
-        return _like(state, self.task.environment.step(copy, action), self.task.name)
+        return match_state(state, self.task.environment.step(copy, action), self.task.name)
 
     def _start(self, key: jax.Array) -> State:
-        """Return one starting state with weak types stripped, so that nothing downstream compiles twice.
-
-        What the trainer reads is float32: an environment may begin with a Python 0 and go on with fractions.
-        """
-        state = self.task.environment.reset(key)
-        read = {"obs": state.obs, "reward": state.reward, "done": state.done, "metrics": state.metrics}
-        return jax.tree.map(_strong, state.replace(**jax.tree.map(_float32, read)))
+        return starting_state(self.task.environment, key)
 
     def _begin(self, state: State, steps: jax.Array) -> EnvironmentState:
         scalars = [name for name, value in state.metrics.items() if jnp.shape(value) == ()]
@@ -216,40 +209,6 @@ class VectorizedEnvironment:
             episode_length=jnp.zeros((), jnp.int32),
             episode_metrics={name: jnp.zeros((), jnp.float32) for name in scalars},
         )
-
-
-def _strong(leaf: Any) -> jax.Array:
-    leaf = jnp.asarray(leaf)
-    return jax.lax.convert_element_type(leaf, leaf.dtype)
-
-
-def _float32(leaf: Any) -> jax.Array:
-    return jnp.asarray(leaf, jnp.float32)
-
-
-def _like(reference: State, state: State, name: str) -> State:
-    """Return `state` in the dtypes of `reference`.
-
-    Raises:
-        TaskError: step and reset give trees or shapes that differ, or fractions where reset gave whole numbers.
-    """
-    ours: Any = jax.tree.structure(reference)
-    theirs: Any = jax.tree.structure(state)
-    if ours != theirs:
-        raise TaskError(f"environment {name} returns another State from step than from reset: {theirs} against {ours}.")
-    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(reference), jax.tree.leaves(state), strict=True):
-        if jnp.shape(old) != jnp.shape(new):
-            where = jax.tree_util.keystr(path)
-            raise TaskError(
-                f"environment {name} returns {where} of shape {jnp.shape(new)} from step, {jnp.shape(old)} from reset."
-            )
-        if jnp.issubdtype(jnp.result_type(new), jnp.inexact) and not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
-            where = jax.tree_util.keystr(path)
-            raise TaskError(
-                f"environment {name} returns {where} as {jnp.result_type(new)} from step, {jnp.result_type(old)} from "
-                f"reset; begin it with {jnp.result_type(new)}."
-            )
-    return jax.tree.map(lambda old, new: jax.lax.convert_element_type(new, jnp.result_type(old)), reference, state)
 
 
 def _finite(state: State) -> jax.Array:

@@ -23,7 +23,7 @@ from trpo_brax.policy import ObservationStatistics, PolicySpecification
 from trpo_brax.training.state import TrainState
 
 # Orbax reports on its own workings through absl; what went wrong reaches us as an exception.
-logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 _ACTING = ("policy", "statistics")
 _RETURN = "training_return"
@@ -51,7 +51,12 @@ class Checkpoints:
             best_fn=_training_return,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep is not None else None,
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        except (ValueError, KeyError, OSError) as error:
+            raise CheckpointError(
+                f"checkpoints {self._directory} cannot be read: {_first_line(error).rstrip('.')}."
+            ) from error
 
     def save(self, state: TrainState, config: Config, training_return: float | None) -> None:
         """Begin to save `state`, which must not be donated meanwhile; the writing goes on in the background.
@@ -159,17 +164,22 @@ class Checkpoints:
                     iteration, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(dict(wanted))})
                 )
             except (ValueError, KeyError, OSError) as error:
-                raise CheckpointError(f"checkpoint {folder} cannot be read: {_first_line(error)}") from error
+                raise CheckpointError(
+                    f"checkpoint {folder} cannot be read: {_first_line(error).rstrip('.')}."
+                ) from error
             arrays |= found[item]
         return arrays
 
     def _check(self, folder: Path, item: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         """Compare names, shapes and dtypes before reading: Orbax would cast a wrong dtype silently."""
         try:
+            # Orbax would find this out in a thread of its own, and say so in tracebacks.
+            for file in (folder / item / "array_metadatas").iterdir():
+                json.loads(file.read_text(encoding="utf-8"))
             with ocp.StandardCheckpointer() as reader:
                 stored = reader.metadata(folder / item).item_metadata.tree
         except (ValueError, KeyError, OSError, AttributeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"checkpoint {folder} cannot be read: {_first_line(error)}") from error
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {_first_line(error).rstrip('.')}.") from error
         different = sorted(set(stored) ^ set(wanted))
         if different:
             raise CheckpointError(f"checkpoint {folder} does not belong to this configuration: {different[0]} differs.")

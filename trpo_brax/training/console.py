@@ -33,7 +33,7 @@ class Console:
     def note(self, text: str) -> None:
         """Print one line."""
         # `markup=False`: paths and error texts may hold square brackets.
-        self._rich.print(text, markup=False)
+        self._rich.print(text, markup=False, emoji=False)
         self._file.flush()
 
     @contextlib.contextmanager

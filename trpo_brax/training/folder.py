@@ -38,7 +38,13 @@ class RunFolder:
 
     def refuse_used(self) -> None:
         """Raise a `RunFolderError` if there is something at the path already."""
-        if self.path.is_symlink() or (self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))):
+        try:
+            used = self.path.is_symlink() or (
+                self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            )
+        except OSError as error:
+            raise RunFolderError(f"run_dir {self.path} cannot be used: {error.strerror}.") from error
+        if used:
             raise RunFolderError(f"run_dir {self.path} is already used; choose another, or continue it with --resume.")
 
     def create(self, config: Config) -> None:
@@ -52,6 +58,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_json(self.config_file, to_dict(config))
         except OSError as error:
+            self.config_file.with_suffix(".tmp").unlink(missing_ok=True) if self.path.is_dir() else None
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
             raise RunFolderError(f"run_dir {self.path} cannot be written: {error.strerror}.") from error
 
     def read_config(self) -> Config:
@@ -110,6 +119,8 @@ class RunFolder:
                 raise RunFolderError(
                     f"run_dir {self.path} is in use by the trainer with process id {owner}."
                 ) from error
+            if not file.exists() or os.fstat(handle.fileno()).st_ino != file.stat().st_ino:
+                raise RunFolderError(f"run_dir {self.path} was in use a moment ago; try again.")
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")
             handle.flush()
@@ -126,7 +137,12 @@ class RunFolder:
         with self.metrics_file.open(encoding="utf-8") as lines:
             for line in lines:
                 if line.endswith("\n"):
-                    records.append(json.loads(line))
+                    try:
+                        record = json.loads(line)
+                        int(record["iteration"])
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise RunFolderError(f"{self.metrics_file} holds a line that is no record.") from error
+                    records.append(record)
         return records
 
     def cut_metrics(self, iteration: int) -> list[dict[str, Any]]:

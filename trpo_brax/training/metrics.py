@@ -60,13 +60,21 @@ def iteration_metrics(
 
 def fingerprint(tree: Any) -> jax.Array:
     """Return uint32 []: a checksum of every bit of a tree of float32 arrays; equal trees agree on any device."""
-    total = jnp.zeros((), jnp.uint32)
+    total, offset = jnp.zeros((), jnp.uint32), 0
     for leaf in jax.tree.leaves(tree):
         bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).ravel()
-        # Odd multipliers that differ by position: a swap of two numbers changes the sum. Integers add in any order.
-        position = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761) | jnp.uint32(1)
-        total = total * jnp.uint32(16777619) + jnp.sum(bits * position, dtype=jnp.uint32)
+        # Each word is mixed with its place, so that no two changes cancel but by chance. Integers add in any order.
+        place = jnp.arange(offset, offset + bits.size, dtype=jnp.uint32)
+        total += jnp.sum(_mixed(bits + _mixed(place)), dtype=jnp.uint32)
+        offset += bits.size
     return total
+
+
+def _mixed(words: jax.Array) -> jax.Array:
+    """Return MurmurHash3's finaliser of uint32 words, a bijection."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        words = (words ^ (words >> shift)) * jnp.uint32(factor)
+    return words ^ (words >> 16)
 
 
 def record(metrics: Metrics) -> dict[str, Any]:
