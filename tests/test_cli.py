@@ -78,7 +78,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         pytest.fail("training began")
 
-    monkeypatch.setattr("trpo_brax.training.loop.Program", refuse)
+    monkeypatch.setattr("trpo_brax.training.program.Program.__init__", refuse)
 
 
 def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -155,10 +155,10 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
     if bounds is not None and typing.cast(float, value) not in bounds:
         raise ConfigError(f"{name} must be {bounds}, not {_short(value)}.")
     if hint is float:
-        try:
-            return float(typing.cast(float, value))
-        except OverflowError:
-            raise ConfigError(f"{name} must be {bounds}, not {_short(value)}.") from None
+        number = typing.cast(float, value)
+        if number and not _SMALLEST <= abs(number) <= _LARGEST:
+            raise ConfigError(f"{name} must be a number that single precision can hold, not {_short(value)}.")
+        return float(number)
     return value
 
 
@@ -166,6 +166,9 @@ def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} digits)"
 
+
+# Of float32: on the device anything beyond would become infinite or 0.
+_SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 _SCALARS: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),

@@ -82,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal n with the run saved.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # An environment of the user's own stands in the current folder; at the end of the path it hides no other module.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         if not words or words[0] in ("-h", "--help"):
             print(_overview())

@@ -23,8 +23,9 @@ from tests.tiny_environments import (
     WeaklyTyped,
 )
 from trpo_brax.config import RolloutConfig
-from trpo_brax.environments import own_task
+from trpo_brax.environments import Task, environment_name, own_task
 from trpo_brax.environments.check import CHUNK, NUM_ENVS, Finding, check_environment, format_findings
+from trpo_brax.environments.vectorized import POOL_SIZE
 
 
 @functools.cache
@@ -148,7 +149,9 @@ def test_findings_are_printed_one_a_line() -> None:
     ],
 )
 def test_an_environment_that_cannot_be_stepped_is_one_error(environment, sentence: str) -> None:
-    (finding,) = findings_of(environment)
+    # `own_task` would have refused it: this is a task that someone built by hand.
+    task = Task(environment_name(environment), environment, 2, (-1.0,), (1.0,))
+    (finding,) = check_environment(task)
     assert (finding.level, finding.topic) == ("error", "structure")
     assert sentence in finding.sentence
     assert "second line" not in finding.sentence
@@ -194,7 +197,7 @@ def test_what_is_not_finite_is_named_with_its_step(fault: Fault, where: str) -> 
 
 
 def test_a_fault_of_few_environments_is_counted() -> None:
-    keys = jax.random.split(jax.random.split(jax.random.PRNGKey(0), NUM_ENVS)[5], 4)
+    keys = jax.random.split(jax.random.split(jax.random.PRNGKey(0), NUM_ENVS)[5], POOL_SIZE)
     fault = Fault("physics", step=4, key=tuple(int(word) for word in keys[0]))
     assert f"at step 4 in 1 of {NUM_ENVS}" in told(Faulty(fault), "finite", level="error")
 
@@ -228,7 +231,7 @@ def test_what_a_nan_does_to_done_is_told(environment, sentence: str) -> None:
 
 def test_how_episodes_end_is_told() -> None:
     assert told(HEALTHY, "ends").startswith(f"ok: 0 of {NUM_ENVS} random episodes end by themselves within 40 steps;")
-    keys = jax.vmap(lambda key: jax.random.split(key, 4)[0])(jax.random.split(jax.random.PRNGKey(0), NUM_ENVS))
+    keys = jax.vmap(lambda key: jax.random.split(key, POOL_SIZE)[0])(jax.random.split(jax.random.PRNGKey(0), NUM_ENVS))
     mean = np.mean(2 + np.asarray(keys)[:, 0] % 6)
     assert told(TERMINATES, "ends") == (
         f"ok: {NUM_ENVS} of {NUM_ENVS} random episodes end by themselves within 40 steps, after {mean:.1f} on average."

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.tiny_environments import Bounded, DictObservation, PointMass, WeaklyTyped
+from tests.tiny_environments import Bounded, ChangesShape, DictObservation, PointMass, WeaklyTyped
 from trpo_brax.config import RolloutConfig
 from trpo_brax.environments import (
     TASKS,
@@ -209,6 +209,7 @@ class VectorReward(PointMass):
         (DictObservation(), "observes a dictionary; this trainer needs one vector of floats."),
         (brax_wrappers.VmapWrapper(PointMass(), 4), "must observe a vector of floats, not float32 of shape (4, 2)."),
         (WholeNumbers(), "must observe a vector of floats, not int32 of shape (2,)."),
+        (ChangesShape(), "returns .obs of shape (2,) from step, (1,) from reset."),
         (VectorReward(), "must give a scalar reward, not shape (1,); it must not be batched."),
         (
             brax_wrappers.AutoResetWrapper(PointMass()),
@@ -219,7 +220,16 @@ class VectorReward(PointMass):
             "resets itself; take off its auto-reset wrapper, the trainer resets.",
         ),
     ],
-    ids=["no reset", "dictionary", "batched", "whole numbers", "vector reward", "auto-reset", "envs.create"],
+    ids=[
+        "no reset",
+        "dictionary",
+        "batched",
+        "whole numbers",
+        "changes shape",
+        "vector reward",
+        "auto-reset",
+        "envs.create",
+    ],
 )
 def test_what_a_trainer_cannot_use_is_refused_in_one_sentence(environment, sentence: str) -> None:
     with pytest.raises(TaskError) as raised:
@@ -229,12 +239,17 @@ def test_what_a_trainer_cannot_use_is_refused_in_one_sentence(environment, sente
 
 @pytest.mark.parametrize(
     "environment",
-    [brax_wrappers.VmapWrapper(PointMass()), brax_wrappers.wrap(PointMass()), TupleObservation(), Gymnax(), PointMass],
-    ids=["vmapped", "wrapped for Brax's trainers", "tuple", "other library", "class, not object"],
+    [brax_wrappers.VmapWrapper(PointMass()), brax_wrappers.wrap(PointMass()), TupleObservation(), Gymnax()],
+    ids=["vmapped", "wrapped for Brax's trainers", "tuple", "other library"],
 )
 def test_what_raises_when_traced_is_refused_by_name(environment) -> None:
     with pytest.raises(TaskError, match=environment_name(environment)):
         own_task(environment, RolloutConfig())
+
+
+def test_a_class_in_place_of_an_object_is_refused_by_name() -> None:
+    with pytest.raises(TaskError, match="PointMass"):
+        own_task(PointMass, RolloutConfig())
 
 
 def test_brax_s_episode_wrapper_may_stay() -> None:

@@ -7,6 +7,7 @@ some of them from C. None of it says anything that a user of this trainer could 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -26,6 +27,7 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings(), tempfile.TemporaryFile() as sink:
         warnings.simplefilter("ignore")
         absl.setLevel(logging.ERROR)
+        text = io.TextIOWrapper(sink, errors="replace", write_through=True)
         with contextlib.ExitStack() as restore:
             for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
                 stream.flush()
@@ -34,6 +36,9 @@ def quiet() -> Iterator[None]:
                 os.dup2(sink.fileno(), descriptor)
                 restore.callback(os.dup2, saved, descriptor)
                 restore.callback(stream.flush)
+            # A stream that is not the descriptor's own, as in a notebook, is silenced by itself.
+            restore.enter_context(contextlib.redirect_stdout(text))
+            restore.enter_context(contextlib.redirect_stderr(text))
             try:
                 yield
             except BaseException:

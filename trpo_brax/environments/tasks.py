@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -87,6 +88,8 @@ def own_task(environment: Env, config: RolloutConfig) -> Task:
     Raises:
         TaskError: the environment is not one a trainer can use; one sentence says why.
     """
+    if isinstance(environment, type):
+        raise TaskError(f"environment {environment.__qualname__} is a class; give an object of it.")
     name = environment_name(environment)
     for attribute in ("reset", "step", "action_size"):
         if not hasattr(environment, attribute):
@@ -94,12 +97,9 @@ def own_task(environment: Env, config: RolloutConfig) -> Task:
     size = int(environment.action_size)
     low, high = _action_bounds(name, environment, size, config)
     task = Task(name, environment, _observation_size(name, environment), low, high)
-    start = jax.eval_shape(lambda key: starting_state(environment, key), _KEY)
-    jax.eval_shape(
-        lambda state, action: match_state(state, environment.step(state, action), name),
-        start,
-        jax.ShapeDtypeStruct((size,), jnp.float32),
-    )
+    start = _traced(name, "reset", lambda key: starting_state(environment, key), _KEY)
+    action = jax.ShapeDtypeStruct((size,), jnp.float32)
+    _traced(name, "step", lambda old, given: match_state(old, environment.step(old, given), name), start, action)
     return task
 
 
@@ -125,7 +125,14 @@ def load_environment(specification: str) -> Env:
         raise TaskError(
             f"environment {specification!r}: module {module_name} has no {class_name}{suggest(class_name, known)}."
         )
-    environment: Env = getattr(module, class_name)()
+    builder = getattr(module, class_name)
+    if not callable(builder):
+        raise TaskError(f"environment {specification!r} is no class, but {type(builder).__name__}.")
+    try:
+        inspect.signature(builder).bind()
+    except TypeError as error:
+        raise TaskError(f"environment {specification!r} cannot be built without arguments: {error}.") from error
+    environment: Env = builder()
     return environment
 
 
@@ -191,12 +198,30 @@ def _no_mujoco_log() -> Iterator[None]:
         mujoco.set_mju_user_warning(handler)
 
 
+def _traced(name: str, what: str, function: Callable[..., Any], *shapes: Any) -> Any:
+    """Return the shapes of what an author's code returns; what it raises becomes one sentence.
+
+    Raises:
+        TaskError: with the author's exception as its cause.
+    """
+    try:
+        return jax.eval_shape(function, *shapes)
+    except TaskError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
+        raise TaskError(f"environment {name}: {what} raises {type(error).__name__}: {reason}.") from error
+
+
 def _observation_size(name: str, environment: Env) -> int:
     """Return the length of the observation vector, from shapes alone: Brax's own property runs a reset."""
-    state = jax.eval_shape(environment.reset, _KEY)
+    state = _traced(name, "reset", environment.reset, _KEY)
+    if not hasattr(state, "obs") or not hasattr(state, "info"):
+        raise TaskError(f"environment {name} must return a brax.envs.State from reset, not {type(state).__name__}.")
     observation = state.obs
-    if isinstance(observation, dict):
-        raise TaskError(f"environment {name} observes a dictionary; this trainer needs one vector of floats.")
+    if not hasattr(observation, "ndim"):
+        kind = "a dictionary" if isinstance(observation, Mapping) else type(observation).__name__
+        raise TaskError(f"environment {name} observes {kind}; this trainer needs one vector of floats.")
     if observation.ndim != 1 or not jnp.issubdtype(observation.dtype, jnp.floating):
         shape, dtype = observation.shape, observation.dtype
         raise TaskError(f"environment {name} must observe a vector of floats, not {dtype} of shape {shape}.")

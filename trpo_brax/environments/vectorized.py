@@ -135,21 +135,22 @@ class VectorizedEnvironment:
         """Take one control step of one environment: `action_repeat` simulator steps, stopping at an end."""
         if self._action_repeat == 1:
             after = self._simulator_step(state, action)
-            reward = after.reward
+            reward, finite = after.reward, _finite(after)
         else:
 
-            def repeat(carry: tuple[State, jax.Array, jax.Array], _: None) -> Any:
-                old, total, ended = carry
+            def repeat(carry: tuple[State, jax.Array, jax.Array, jax.Array], _: None) -> Any:
+                old, total, finite, ended = carry
                 new = self._simulator_step(old, action)
                 total = total + jnp.where(ended, 0.0, new.reward)
                 kept = jax.tree.map(lambda a, b: jnp.where(ended, a, b), old, new)
-                return (kept, total, ended | (new.done > 0.5)), None
+                # A fault that heals within the control step is a fault all the same.
+                return (kept, total, finite & (ended | _finite(new)), ended | (new.done > 0.5)), None
 
-            carry = (state, jnp.zeros_like(state.reward), jnp.zeros((), bool))
-            (after, reward, _), _ = jax.lax.scan(repeat, carry, None, length=self._action_repeat)
+            carry = (state, jnp.zeros_like(state.reward), jnp.ones((), bool), jnp.zeros((), bool))
+            (after, reward, finite, _), _ = jax.lax.scan(repeat, carry, None, length=self._action_repeat)
         ended = after.done > 0.5
         truncation = ended & (jnp.asarray(after.info.get("truncation", 0.0)) > 0.5)
-        finite = jnp.isfinite(reward) & _finite(after)
+        finite &= jnp.isfinite(reward)
         return Outcome(after, reward, ended & ~truncation, truncation, finite)
 
     def _step(

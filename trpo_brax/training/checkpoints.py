@@ -178,7 +178,9 @@ class Checkpoints:
                 json.loads(file.read_text(encoding="utf-8"))
             with ocp.StandardCheckpointer() as reader:
                 stored = reader.metadata(folder / item).item_metadata.tree
-        except (ValueError, KeyError, OSError, AttributeError, json.JSONDecodeError) as error:
+        except AttributeError as error:
+            raise CheckpointError(f"checkpoint {folder} is damaged: its {item} is not described.") from error
+        except (ValueError, KeyError, OSError) as error:
             raise CheckpointError(f"checkpoint {folder} cannot be read: {_first_line(error).rstrip('.')}.") from error
         different = sorted(set(stored) ^ set(wanted))
         if different:

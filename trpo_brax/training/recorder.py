@@ -24,7 +24,8 @@ class Recorder:
         self._lines = folder.metrics_file.open("a", encoding="utf-8")
         # Points written after the checkpoint that a resumed run starts from are hidden, not shown twice.
         purge = records[-1]["env_steps"] + 1 if records else 0
-        self._events = SummaryWriter(str(folder.tensorboard), purge_step=purge)
+        # The suffix keeps two stretches begun in one second apart: event files are named by whole seconds.
+        self._events = SummaryWriter(str(folder.tensorboard), purge_step=purge, filename_suffix=f".{len(records)}")
 
     def add(self, record: dict[str, Any]) -> None:
         """Write one iteration's record."""

@@ -80,7 +80,7 @@ class Run:
                 what a run folder says.
 
         Raises:
-            TaskError: it is missing, or another one than the run was trained on.
+            TaskError: it is missing, or its sizes are not those the run was trained with.
         """
         trained_on = self.config.environment
         if environment is None:
