@@ -129,7 +129,8 @@ def load_environment(specification: str) -> Env:
     if not callable(builder):
         raise TaskError(f"environment {specification!r} is no class, but {type(builder).__name__}.")
     try:
-        inspect.signature(builder).bind()
+        with contextlib.suppress(ValueError):  # Python knows no signature of some built-in classes
+            inspect.signature(builder).bind()
     except TypeError as error:
         raise TaskError(f"environment {specification!r} cannot be built without arguments: {error}.") from error
     environment: Env = builder()
