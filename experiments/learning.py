@@ -20,7 +20,6 @@ from typing import Any
 import tyro
 
 import trpo_brax as tb
-from trpo_brax.errors import RunFolderError
 
 RESULTS = Path(__file__).parent / "results" / "learning"
 CURVE = (
@@ -58,13 +57,11 @@ class Arguments:
 def run(task: str, seed: int, folder: Path) -> tb.Run:
     """Train one task with one seed, or go on with it, or open it if it is finished."""
     config = tb.override(tb.preset(task), seed=seed)
-    try:
-        done = tb.Run.load(folder)
-        if done.summary["status"] == "finished" and done.summary["evaluation"] is not None:
-            return done
-    except RunFolderError:
-        pass  # Not begun, or cut off before its summary: train or resume.
-    return tb.train(config, run_dir=folder, resume=(folder / "config.json").is_file())
+    # Resuming a finished run does nothing, and one of another configuration is refused.
+    trained = tb.train(config, run_dir=folder, resume=(folder / "config.json").is_file())
+    if trained.summary["status"] != "finished":
+        raise SystemExit(f"{folder} was stopped; start the script again to go on.")
+    return trained
 
 
 def write_curves(task: str, runs: Sequence[tb.Run]) -> None:
@@ -89,6 +86,7 @@ def summary_row(one: tb.Run) -> dict[str, Any]:
         "steps_per_second_median": round(statistics.median(row["steps_per_second"] for row in rows)),
         "training_return_mean": _short(one.summary["training"]["episode_return_mean"]),
         **{name: _short(one.summary["evaluation"][name]) for name in EVALUATION},
+        "commit": provenance["git"]["commit"][:12],
         "processor": provenance["processor"],
         "devices": len(provenance["devices"]),
         "jax": provenance["versions"]["jax"],

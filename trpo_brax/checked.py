@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -154,6 +155,8 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
         raise ConfigError(f"{name} must be {allowed}, not {value!r}.")
     if bounds is not None and typing.cast(float, value) not in bounds:
         raise ConfigError(f"{name} must be {bounds}, not {_short(value)}.")
+    if hint is int:
+        return int(typing.cast(int, value))
     if hint is float:
         number = typing.cast(float, value)
         if number and not _SMALLEST <= abs(number) <= _LARGEST:
@@ -172,7 +175,7 @@ _SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 _SCALARS: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),
-    int: (int, "a whole number"),
-    float: ((int, float), "a number"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
     str: (str, "text"),
 }

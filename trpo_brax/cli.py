@@ -64,10 +64,14 @@ class CheckArguments:
 
     environment: Annotated[str, Positional, tyro.conf.arg(metavar="ENVIRONMENT")]
     """package.module:Class of a brax.envs.Env, or a Brax task."""
-    backend: str = "spring"
-    """Physics backend of a Brax task."""
+    backend: str | None = None
+    """Physics backend of a Brax task; by default the one its preset trains on."""
     episode_length: int = 1000
     """Time limit in control steps that training will use."""
+    action_low: float | None = None
+    """Lowest action; overrides what the environment says."""
+    action_high: float | None = None
+    """Highest action; overrides what the environment says."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"trpo-brax: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _train(words: list[str]) -> int:
@@ -119,18 +125,28 @@ def _import_brax() -> None:
 
 def _evaluate(words: list[str]) -> int:
     arguments = _parse(EvaluateArguments, words, "evaluate")
-    if arguments.episodes < 1:
-        raise ConfigError(f"episodes must be at least 1, not {arguments.episodes}.")
-    if not 0 <= arguments.seed < 2**32:
-        raise ConfigError(f"seed must be at least 0 and less than 2^32, not {arguments.seed}.")
+    # An environment's author may print: standard output is for the result alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        report = _report(arguments)
+    if arguments.json:
+        print(json.dumps(report, allow_nan=False))
+        return 0
+    for name, value in report.items():
+        print(f"{name.replace('_', ' '):20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}")
+    return 0
+
+
+def _report(arguments: EvaluateArguments) -> dict[str, float | int]:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from trpo_brax.config import RuntimeConfig
     from trpo_brax.environments import load_environment
     from trpo_brax.training import Run, evaluate
     from trpo_brax.training.devices import configure
+    from trpo_brax.training.run import check_evaluation
 
     console = Console(sys.stderr)
     run = Run.load(arguments.run)
+    check_evaluation(arguments.episodes, arguments.seed)
     for note in configure(RuntimeConfig(platform=arguments.platform), arguments.episodes):
         console.note(note)
     environment = load_environment(arguments.environment) if arguments.environment else None
@@ -146,12 +162,7 @@ def _evaluate(words: list[str]) -> int:
             seed=arguments.seed,
             environment=environment,
         )
-    if arguments.json:
-        print(json.dumps(report.to_dict(), allow_nan=False))
-        return 0
-    for name, value in report.to_dict().items():
-        print(f"{name.replace('_', ' '):20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}")
-    return 0
+    return report.to_dict()
 
 
 def _check(words: list[str]) -> int:
@@ -162,7 +173,9 @@ def _check(words: list[str]) -> int:
     from trpo_brax.environments.check import Finding, check_environment, format_findings
     from trpo_brax.training.devices import configure
 
-    settings = RolloutConfig(episode_length=arguments.episode_length)
+    settings = RolloutConfig(
+        episode_length=arguments.episode_length, action_low=arguments.action_low, action_high=arguments.action_high
+    )
     configure(RuntimeConfig(cpu_devices=1), 1)
     if ":" in arguments.environment:
         environment = load_environment(arguments.environment)
@@ -172,7 +185,7 @@ def _check(words: list[str]) -> int:
             print(format_findings([Finding("error", "structure", str(error))]))
             return 1
     else:
-        task = brax_task(arguments.environment, arguments.backend)
+        task = brax_task(arguments.environment, arguments.backend or preset(arguments.environment).rollout.backend)
     findings = check_environment(task, episode_length=settings.episode_length)
     print(format_findings(findings))
     return 1 if any(finding.level == "error" for finding in findings) else 0

@@ -1,6 +1,7 @@
 """One tree of frozen dataclasses: everything a run depends on, validated when built.
 
-The field docstrings are the command line's manual. No `Config` with a value that cannot work ever exists.
+The field docstrings are the command line's manual. A `Config` with a number that cannot work never
+exists; whether its task does is found out where it is loaded.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class TrustRegionConfig(Checked):
     cg_tolerance: Annotated[float, AtLeast(0.0)] = 1e-3
     """Conjugate gradient stops when the residual's norm is at most this fraction of the gradient's."""
     fisher_fraction: Annotated[float, FRACTION] = 0.2
-    """Fraction of the time steps used for Fisher products; gradient and line search always see all."""
+    """Fraction of the time steps used for Fisher products, rounded to every k-th; gradient and line search see all."""
     line_search_steps: Annotated[int, Count(1)] = 10
     """Most step lengths tried."""
     backtrack_factor: Annotated[float, Bounds(0.0, 1.0, low_open=True, high_open=True)] = 0.7

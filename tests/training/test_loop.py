@@ -57,6 +57,22 @@ def test_peer_defect_10_resume_is_bit_identical_to_never_having_stopped(uninterr
     assert rows(run) == rows(uninterrupted)
 
 
+def test_when_a_run_was_stopped_does_not_decide_which_policy_is_best(tmp_path: Path) -> None:
+    """A stop saves off the beat; such a checkpoint must not compete for best with those on it."""
+    folders = {"whole": (6,), "stopped": (3, 6)}
+    for name, ends in folders.items():
+        for end in ends:
+            config = tiny_config(total_steps=total(end), checkpoints_to_keep=9)
+            tb.train(config, environment=PointMass(), run_dir=tmp_path / name, resume=end > ends[0])
+    best = {}
+    for name in folders:
+        checkpoints = Checkpoints(tmp_path / name / "checkpoints")
+        best[name] = checkpoints.resolve("best")
+        checkpoints.close()
+    assert best["whole"] == best["stopped"]
+    assert best["whole"] in (2, 4, 6)
+
+
 def test_resume_after_a_crash_cuts_the_metrics_back_to_the_checkpoint(uninterrupted: tb.Run, tmp_path: Path) -> None:
     """A killed trainer leaves metrics newer than its checkpoint, and a line cut short."""
     folder = tmp_path / "run"
@@ -163,6 +179,16 @@ def test_peer_defect_11_a_bad_batch_does_not_end_a_long_run(tmp_path: Path) -> N
     policy = run.policy("latest")
     for leaf in jax.tree.leaves((policy.parameters, policy.statistics)):
         assert np.all(np.isfinite(leaf))
+
+
+def test_returns_beyond_single_precision_do_not_end_a_run(tmp_path: Path) -> None:
+    """Finite rewards may add up to infinity: the mean is null, and training goes on."""
+    environment = Faulty(Fault("reward", value=3e38), Fault("reward", value=3e38, step=4))
+    run = tb.train(tiny_config(total_steps=total(5)), environment=environment, run_dir=tmp_path / "run")
+    assert len(run.metrics()) == 5
+    assert run.metrics()[-1]["episodes"] > 0 and run.metrics()[-1]["episode_return_mean"] is None
+    policy = run.policy("latest")
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((policy.parameters, policy.statistics)))
 
 
 def test_every_environment_non_finite_leaves_the_parameters_bit_identical(tmp_path: Path) -> None:

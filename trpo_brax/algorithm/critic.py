@@ -20,7 +20,7 @@ class CriticFit(NamedTuple):
     parameters: Parameters
     optimizer_state: Any
     loss: jax.Array
-    """[]: mean squared error over the last pass, in units of the targets squared."""
+    """[]: mean squared error over the last pass, in units of the targets squared; NaN without a valid sample."""
 
 
 def fit_critic(
@@ -73,7 +73,8 @@ def fit_critic(
         loss, gradient = jax.value_and_grad(loss_of)(old, minibatch)
         updates, new_state = optimizer.update(gradient, old_state, old)
         new = optax.apply_updates(old, updates)
-        sound = all_finite((new, new_state, gradient))
+        # Without a valid sample Adam would still move, by its momentum.
+        sound = all_finite((new, new_state, gradient)) & jnp.any(minibatch[2])
         return optax.tree_utils.tree_where(sound, (new, new_state), (old, old_state)), loss
 
     def one_pass(carry: tuple[Parameters, Any], _: None) -> Any:
@@ -84,7 +85,7 @@ def fit_critic(
         (parameters, optimizer_state), losses = jax.lax.scan(
             one_pass, (parameters, optimizer_state), None, length=epochs
         )
-    return CriticFit(parameters, optimizer_state, losses[-1])
+    return CriticFit(parameters, optimizer_state, jnp.where(jnp.any(valid), losses[-1], jnp.nan))
 
 
 def explained_variance(predictions: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:

@@ -187,10 +187,14 @@ def trust_region_step(
 def _without_unused(batch: PolicyBatch) -> PolicyBatch:
     """Zero what samples of weight 0 hold: NaN there would reach gradients and products as NaN x 0."""
     used = batch.weights > 0
+
+    def cleaned(array: jax.Array) -> jax.Array:
+        return jnp.where(used.reshape(used.shape + (1,) * (array.ndim - used.ndim)), array, 0)
+
     return batch._replace(
-        observations=jnp.where(used[..., None], batch.observations, 0),
-        actions=jnp.where(used[..., None], batch.actions, 0),
-        advantages=jnp.where(used, batch.advantages, 0),
+        observations=cleaned(batch.observations),
+        actions=cleaned(batch.actions),
+        advantages=cleaned(batch.advantages),
     )
 
 

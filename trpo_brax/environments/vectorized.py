@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from brax.envs import State
 
 POOL_SIZE = 4
+_UNSOUND = 2.0
+"""`done` of a starting state that was not finite."""
 
 
 @struct.dataclass
@@ -168,7 +170,7 @@ class VectorizedEnvironment:
             for name, total in current.episode_metrics.items()
         }
         continued = EnvironmentState(
-            state=outcome.state,
+            state=outcome.state.replace(metrics=jax.tree.map(_finite_numbers, outcome.state.metrics)),
             healthy=current.healthy,
             steps=steps,
             counted=current.counted,
@@ -197,19 +199,27 @@ class VectorizedEnvironment:
         return match_state(state, self.task.environment.step(copy, action), self.task.name)
 
     def _start(self, key: jax.Array) -> State:
-        return starting_state(self.task.environment, key)
+        """Return one starting state, always finite; one that was not is told by its `done`."""
+        state = starting_state(self.task.environment, key)
+        sound = _finite(state)
+        clean = jax.tree.map(lambda leaf: jnp.where(sound, leaf, _finite_numbers(leaf)), state)
+        return clean.replace(done=jnp.where(sound, clean.done, _UNSOUND))
 
     def _begin(self, state: State, steps: jax.Array) -> EnvironmentState:
         scalars = [name for name, value in state.metrics.items() if jnp.shape(value) == ()]
         return EnvironmentState(
-            state=state.replace(obs=jnp.where(jnp.isfinite(state.obs), state.obs, 0.0)),
-            healthy=_finite(state),
+            state=state.replace(done=jnp.minimum(state.done, 1.0)),
+            healthy=state.done < _UNSOUND,
             steps=jnp.asarray(steps, jnp.int32),
             counted=steps == 0,
             episode_return=jnp.zeros((), jnp.float32),
             episode_length=jnp.zeros((), jnp.int32),
             episode_metrics={name: jnp.zeros((), jnp.float32) for name in scalars},
         )
+
+
+def _finite_numbers(leaf: jax.Array) -> jax.Array:
+    return jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
 
 def _finite(state: State) -> jax.Array:

@@ -81,16 +81,17 @@ class CriticParameters:
 
         Args:
             mean: [] of the new value targets.
-            std: [] of the new value targets; where it is not a positive finite number the units stay.
+            std: [] of the new value targets; where it is not positive, or anything is not finite, the units stay.
         """
-        sound = jnp.isfinite(mean) & jnp.isfinite(std) & (std > 0)
-        mean, std = jnp.where(sound, mean, self.mean), jnp.where(sound, std, self.std)
         layers = self.network["params"]
         output = {
             "kernel": layers["output"]["kernel"] * (self.std / std),
             "bias": (layers["output"]["bias"] * self.std + self.mean - mean) / std,
         }
-        return CriticParameters({"params": {**layers, "output": output}}, mean, std)
+        new = CriticParameters({"params": {**layers, "output": output}}, mean, std)
+        # From huge units to tiny ones the rescaled layer itself may overflow.
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
+        return jax.tree.map(lambda ours, theirs: jnp.where(finite & (std > 0), ours, theirs), new, self)
 
 
 @dataclasses.dataclass(frozen=True)

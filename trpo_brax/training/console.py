@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ class Console:
     """
 
     def __init__(self, file: IO[str] | None = None) -> None:
-        self._file = file if file is not None else sys.stdout
+        self._file = _own_copy(file if file is not None else sys.stdout)
         self._rich = RichConsole(file=self._file, highlight=False, soft_wrap=True)
         self._live: Progress | None = None
         self._task: Any = None
@@ -91,6 +92,17 @@ class Console:
         finally:
             done.set()
             thread.join()
+
+
+def _own_copy(file: IO[str]) -> IO[str]:
+    """Return the stream on a descriptor of its own, so that silencing the usual ones does not silence us."""
+    try:
+        file.flush()
+        return os.fdopen(
+            os.dup(file.fileno()), "w", buffering=1, encoding=getattr(file, "encoding", None), errors="replace"
+        )
+    except (OSError, AttributeError):
+        return file  # not a file: a notebook's stream, or a test's
 
 
 def _iteration_line(record: dict[str, Any], total_iterations: int, seconds_left: float) -> str:

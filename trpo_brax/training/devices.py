@@ -59,18 +59,20 @@ def select(runtime: RuntimeConfig, num_envs: int) -> list[jax.Device]:
     Raises:
         UserError: `cpu_devices` asks for more than the started backend has.
     """
-    devices = jax.devices()
+    devices = jax.devices("cpu") if runtime.platform == "cpu" else jax.devices()
     limit = len(devices)
     if runtime.cpu_devices is not None and devices[0].platform == "cpu":
         if runtime.cpu_devices > limit:
-            raise UserError(f"cpu_devices is {runtime.cpu_devices}, but JAX has already started with {limit}.")
+            raise UserError(
+                f"cpu_devices is {runtime.cpu_devices}, but JAX has {limit}: by XLA_FLAGS, or by when it started."
+            )
         limit = runtime.cpu_devices
     return devices[: largest_divisor(num_envs, limit)]
 
 
 def _configure_cache(directory: str) -> None:
+    jax.config.update("jax_enable_compilation_cache", directory != "none")
     if directory == "none":
-        jax.config.update("jax_enable_compilation_cache", False)
         return
     if directory == "auto":
         settings: Any = jax.config

@@ -110,7 +110,11 @@ class RunFolder:
         """
         # The lock stands beside the run's files, is empty of meaning, and is removed at the end.
         file = self.path / ".lock"
-        with file.open("a+") as handle:
+        try:
+            opened = file.open("a+")
+        except OSError as error:
+            raise RunFolderError(f"run_dir {self.path} cannot be written: {error.strerror}.") from error
+        with opened as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

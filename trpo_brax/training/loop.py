@@ -60,10 +60,11 @@ def train(
     with StopRequest() as stop:
         with console.stage("Building the task"):
             task = make_task(config, environment)
+            devices = device_choice.select(config.runtime, config.rollout.num_envs)
         if not resume:
             folder.create(config)
         with folder.locked():
-            session = Session(config, folder, task, console, stop)
+            session = Session(config, folder, task, devices, console, stop)
             session.train()
             session.finish(environment)
     return Run.load(folder.path)
@@ -98,4 +99,9 @@ def _finished(folder: RunFolder, config: Config) -> bool:
     if not folder.summary_file.is_file():
         return False
     summary = folder.read_json(folder.summary_file)
-    return bool(summary["status"] == "finished" and summary["iterations"] >= config.total_iterations)
+    try:
+        finished = summary["status"] == "finished" and summary["iterations"] >= config.total_iterations
+        evaluated = summary["evaluation"] is not None or config.record.final_evaluation_episodes == 0
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(f"{folder.summary_file} is not the summary of a run.") from error
+    return bool(finished and evaluated)

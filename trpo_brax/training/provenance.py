@@ -56,10 +56,8 @@ def _git() -> dict[str, Any] | None:
     folder = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20
-        )
-        return done.stdout
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=True, timeout=20)
+        return done.stdout.decode(errors="replace")
 
     try:
         # A package installed inside somebody else's checkout is not that checkout's code.

@@ -11,7 +11,7 @@ import jax
 
 from trpo_brax.config import Config
 from trpo_brax.environments import Task, brax_task, environment_name, own_task
-from trpo_brax.errors import RunFolderError, TaskError
+from trpo_brax.errors import ConfigError, RunFolderError, TaskError
 from trpo_brax.evaluation import EvaluationReport, run_episodes, summarize
 from trpo_brax.policy import ActionBounds, Policy, PolicySpecification
 from trpo_brax.training.checkpoints import Checkpoints
@@ -112,6 +112,14 @@ class Run:
             raise RunFolderError(f"{self._folder.task_file} is not the description of a task.") from error
 
 
+def check_evaluation(episodes: int, seed: int) -> None:
+    """Raise a `ConfigError` where an evaluation cannot have this many episodes or this seed."""
+    if episodes < 1:
+        raise ConfigError(f"episodes must be at least 1, not {episodes}.")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must be at least 0 and less than 2^32, not {seed}.")
+
+
 def write_task(folder: RunFolder, task: Task) -> None:
     """Save sizes and bounds, so that a policy can be opened with no environment at hand."""
     bounds = {
@@ -143,6 +151,7 @@ def evaluate(
     Raises:
         UserError: the run, checkpoint or environment cannot be used.
     """
+    check_evaluation(episodes, seed)
     rollout = run.config.rollout
     policy = run.policy(checkpoint)
     available = jax.devices()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,7 +14,6 @@ import numpy as np
 from trpo_brax.config import Config, to_dict
 from trpo_brax.environments import Task
 from trpo_brax.evaluation import learning_curve
-from trpo_brax.training import devices as device_choice
 from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.console import Console
 from trpo_brax.training.folder import RunFolder
@@ -46,8 +46,17 @@ class _Chunk:
 class Session:
     """One stretch of training, from start or checkpoint to end or stop."""
 
-    def __init__(self, config: Config, folder: RunFolder, task: Task, console: Console, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        task: Task,
+        devices: Sequence[jax.Device],
+        console: Console,
+        stop: StopRequest,
+    ) -> None:
         self._config = config
+        self._devices = devices
         self._folder = folder
         self._console = console
         self._stop = stop
@@ -61,7 +70,7 @@ class Session:
         self._seconds_per_iteration: float | None = None
 
     def train(self) -> None:
-        """Run chunks until the last iteration or a request to stop; every exit leaves a complete checkpoint."""
+        """Run chunks until the last iteration or a request to stop; both leave a complete checkpoint."""
         try:
             if self._done < self._total:
                 self._run_chunks()
@@ -100,8 +109,7 @@ class Session:
         return self._task.environment if self._config.environment is not None else None
 
     def _run_chunks(self) -> None:
-        config, console = self._config, self._console
-        devices = device_choice.select(config.runtime, config.rollout.num_envs)
+        config, console, devices = self._config, self._console, self._devices
         console.note(
             f"Training {self._task.name} for {self._total} iterations of {config.steps_per_iteration:,} steps on "
             f"{len(devices)} {devices[0].device_kind} device{'s' if len(devices) > 1 else ''}, into {self._folder.path}"
@@ -117,12 +125,19 @@ class Session:
             jax.block_until_ready(state)
         write_task(self._folder, self._task)
         self._folder.write_json(self._folder.config_file, to_dict(config))
-        self._folder.write_json(self._folder.provenance_file, provenance(devices))
+        self._folder.write_json(self._folder.provenance_file, self._provenance())
         self._records = self._folder.cut_metrics(self._done)
         recording = contextlib.closing(Recorder(self._folder, self._records))
         with recording as recorder, console.training(self._total, self._done):
             self._dispatch_all(program, state, recorder)
         self._checkpoints.wait()
+
+    def _provenance(self) -> dict[str, Any]:
+        """Return where this stretch came from, and where the stretches before it did."""
+        file = self._folder.provenance_file
+        before = self._folder.read_json(file) if file.is_file() else None
+        earlier = [] if before is None else [*before.pop("earlier"), before]
+        return {**provenance(self._devices), "earlier": earlier}
 
     def _dispatch_all(self, program: Program, state: TrainState, recorder: Recorder) -> None:
         """Keep the device busy: while it runs one chunk, the one before is recorded."""
@@ -185,13 +200,16 @@ class Session:
             self._save(chunk.copy)
 
     def _save(self, state: TrainState) -> None:
-        recent = self._records[-self._config.record.checkpoint_every :]
-        self._checkpoints.save(state, self._config, _mean_return(recent))
+        every = self._config.record.checkpoint_every
+        # Only checkpoints on the beat compete for best: when a run was stopped must not decide which policy that is.
+        ranked = self._done % every == 0
+        self._checkpoints.save(state, self._config, _mean_return(self._records[-every:]) if ranked else None)
 
 
 def _mean_return(records: list[dict[str, Any]]) -> float | None:
     """Return the mean return of all episodes in the records, None if none ended."""
-    rows = [row for row in records if row["episodes"]]
+    # A mean can be null although episodes ended: finite rewards may add up to more than a float32.
+    rows = [row for row in records if row["episodes"] and row["episode_return_mean"] is not None]
     if not rows:
         return None
     return float(np.average([row["episode_return_mean"] for row in rows], weights=[row["episodes"] for row in rows]))

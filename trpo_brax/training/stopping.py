@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -35,5 +36,13 @@ class StopRequest:
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
             # Checkpoints appear by renaming and metrics are cut back on resume: dying here harms nothing on disk.
+            _say("\x1b[?25h" if os.isatty(2) else "")  # a live display hides the cursor
             os._exit(128 + number)
         self.signal = number
+        _say("Stopping after the iterations under way, then saving; once more stops at once.\n")
+
+
+def _say(text: str) -> None:
+    # Straight to the descriptor: a handler may interrupt a print.
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
