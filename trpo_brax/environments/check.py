@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_brax.environments.tasks import Task
+from trpo_brax.environments.tasks import Task, starting_state
 from trpo_brax.environments.vectorized import VectorizedEnvironment
 from trpo_brax.errors import TaskError
 
@@ -170,7 +170,8 @@ def _compile(task: Task, keys: jax.Array, episode_length: int) -> tuple[Callable
         return Record(state.obs, reward, state.done, jnp.asarray(state.info.get("truncation", 0.0)), physics)
 
     def begin(keys: jax.Array) -> tuple[Any, Record]:
-        state = jax.tree.map(lambda leaf: leaf[:, 0], environment.starting_pool(keys))
+        # As the author returns it, not as the trainer cleans it.
+        state = jax.vmap(lambda key: starting_state(task.environment, key))(keys)
         return state, jax.tree.map(lambda leaf: leaf[None], jax.vmap(record)(state, state.reward))
 
     def step(state: Any, action: jax.Array) -> tuple[Any, Record]:
