@@ -25,7 +25,6 @@ from tests.tiny_environments import (
 from trpo_brax.config import RolloutConfig
 from trpo_brax.environments import Task, environment_name, own_task
 from trpo_brax.environments.check import CHUNK, NUM_ENVS, Finding, check_environment, format_findings
-from trpo_brax.environments.vectorized import POOL_SIZE
 
 
 @functools.cache
@@ -197,8 +196,8 @@ def test_what_is_not_finite_is_named_with_its_step(fault: Fault, where: str) -> 
 
 
 def test_a_fault_of_few_environments_is_counted() -> None:
-    keys = jax.random.split(jax.random.split(jax.random.PRNGKey(0), NUM_ENVS)[5], POOL_SIZE)
-    fault = Fault("physics", step=4, key=tuple(int(word) for word in keys[0]))
+    keys = jax.random.split(jax.random.PRNGKey(0), NUM_ENVS)
+    fault = Fault("physics", step=4, key=tuple(int(word) for word in keys[5]))
     assert f"at step 4 in 1 of {NUM_ENVS}" in told(Faulty(fault), "finite", level="error")
 
 
@@ -231,7 +230,7 @@ def test_what_a_nan_does_to_done_is_told(environment, sentence: str) -> None:
 
 def test_how_episodes_end_is_told() -> None:
     assert told(HEALTHY, "ends").startswith(f"ok: 0 of {NUM_ENVS} random episodes end by themselves within 40 steps;")
-    keys = jax.vmap(lambda key: jax.random.split(key, POOL_SIZE)[0])(jax.random.split(jax.random.PRNGKey(0), NUM_ENVS))
+    keys = jax.random.split(jax.random.PRNGKey(0), NUM_ENVS)
     mean = np.mean(2 + np.asarray(keys)[:, 0] % 6)
     assert told(TERMINATES, "ends") == (
         f"ok: {NUM_ENVS} of {NUM_ENVS} random episodes end by themselves within 40 steps, after {mean:.1f} on average."
