@@ -31,7 +31,7 @@ def learning_curve(records: Sequence[dict[str, Any]], file: Path, title: str) ->
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.fill_between(steps, mean - std, mean + std, color=BLUE, alpha=0.2, lw=0, label="± 1 standard deviation")
-    axes.plot(steps, mean, color=BLUE, lw=1.5, label="mean over episodes that ended")
+    axes.plot(steps, mean, color=BLUE, lw=1.2, marker=".", ms=3, label="mean over episodes that ended")
     axes.set(title=title, xlabel="control steps", ylabel="return (sampled actions)", xlim=(0, None))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -29,7 +29,7 @@ class EvaluationReport:
     """Control steps."""
     failure_rate: float
     """Share of episodes that ended before their time limit or went non-finite."""
-    details: Episodes
+    details: Episodes = dataclasses.field(repr=False)
 
     def to_dict(self) -> dict[str, float | int]:
         """Return the statistics without the episodes."""

@@ -40,8 +40,8 @@ class Policy:
     """Observation -> action, exactly as the environment's `step` receives it; pure, so it can be jitted and vmapped."""
 
     specification: PolicySpecification
-    parameters: Any
-    statistics: ObservationStatistics
+    parameters: Any = dataclasses.field(repr=False)
+    statistics: ObservationStatistics = dataclasses.field(repr=False)
 
     def __call__(self, observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Return the mode's action, or one drawn with `key`.
@@ -52,8 +52,14 @@ class Policy:
 
         Returns:
             [..., A] within the action bounds.
+
+        Raises:
+            ValueError: the observation has another size than the policy was trained on.
         """
         observation = jnp.asarray(observation, jnp.float32)
+        size = self.specification.observation_size
+        if observation.shape[-1:] != (size,):
+            raise ValueError(f"this policy observes {size} numbers, not an array of shape {observation.shape}.")
         distribution = self.specification.distribution(self.parameters, self.statistics, observation)
         raw = distribution.mode() if key is None else distribution.sample(key)
         return self.specification.bounds.to_environment(raw)

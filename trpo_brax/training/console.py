@@ -30,6 +30,7 @@ class Console:
         self._live: Progress | None = None
         self._task: Any = None
         self._last_line = 0.0
+        self._last_return: float | None = None
 
     def note(self, text: str) -> None:
         """Print one line."""
@@ -59,7 +60,9 @@ class Console:
 
     def iteration(self, record: dict[str, Any], total_iterations: int, seconds_left: float) -> None:
         """Show one iteration's metrics; without a terminal, at most one line every few seconds, and the last."""
-        line = _iteration_line(record, total_iterations, seconds_left)
+        if record["episode_return_mean"] is not None:
+            self._last_return = record["episode_return_mean"]
+        line = _iteration_line(record, self._last_return, total_iterations, seconds_left)
         if self._live is not None:
             self._live.update(self._task, completed=record["iteration"], description=line)
             return
@@ -105,14 +108,15 @@ def _own_copy(file: IO[str]) -> IO[str]:
         return file  # not a file: a notebook's stream, or a test's
 
 
-def _iteration_line(record: dict[str, Any], total_iterations: int, seconds_left: float) -> str:
-    mean = record["episode_return_mean"]
+def _iteration_line(
+    record: dict[str, Any], last_return: float | None, total_iterations: int, seconds_left: float
+) -> str:
     minutes, seconds = divmod(round(seconds_left), 60)
     parts = [
         f"iteration {record['iteration']}/{total_iterations}",
         f"{record['env_steps']:,} steps",
         f"{record['steps_per_second']:,.0f} steps/s",
-        "no episode ended yet" if mean is None else f"return {mean:,.1f}",
+        "no episode ended yet" if last_return is None else f"return {last_return:,.1f}",
         f"KL {record['kl_mean']:.4f}",
         record["step_outcome"].replace("_", " "),
         f"{minutes}:{seconds:02d} left",

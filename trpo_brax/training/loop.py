@@ -51,7 +51,10 @@ def train(
     if resume:
         _check_resumable(folder, config)
         if _finished(folder, config):
-            console.note(f"Nothing to do: {folder.path} has finished its {config.total_iterations} iterations.")
+            done = Run.load(folder.path).summary["iterations"]
+            console.note(
+                f"Nothing to do: {folder.path} is at iteration {done}, {config.total_iterations} were asked for."
+            )
             return Run.load(folder.path)
     else:
         folder.refuse_used()

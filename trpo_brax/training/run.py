@@ -30,6 +30,9 @@ class Run:
         self._folder = folder
         self.config = config
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Run:
         """Open a run folder.

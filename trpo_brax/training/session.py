@@ -129,8 +129,15 @@ class Session:
         self._records = self._folder.cut_metrics(self._done)
         recording = contextlib.closing(Recorder(self._folder, self._records))
         with recording as recorder, console.training(self._total, self._done):
+            first, began = self._done, self._wall_time
             self._dispatch_all(program, state, recorder)
         self._checkpoints.wait()
+        steps, seconds = (self._done - first) * config.steps_per_iteration, self._wall_time - began
+        if steps:
+            speed = f"{steps:,} steps in {seconds:,.1f} s ({steps / seconds:,.0f} steps/s)"
+            recent = _last_episodes(self._records)["episode_return_mean"]
+            gained = "no episode ended" if recent is None else f"return {recent:,.1f} by sampled actions"
+            console.note(f"Training: iterations {first + 1} to {self._done}, {speed}, {gained}")
 
     def _provenance(self) -> dict[str, Any]:
         """Return where this stretch came from, and where the stretches before it did."""

@@ -39,7 +39,7 @@ class StopRequest:
             _say("\x1b[?25h" if os.isatty(2) else "")  # a live display hides the cursor
             os._exit(128 + number)
         self.signal = number
-        _say("Stopping after the iterations under way, then saving; once more stops at once.\n")
+        _say("\nStopping once what is under way has ended, then saving; once more stops at once.\n")
 
 
 def _say(text: str) -> None:
