@@ -60,7 +60,7 @@ def test_a_linear_policy_comes_within_three_percent_of_the_riccati_optimum(seeds
     environment = VectorizedEnvironment(task, episode_length=50)
     for seed in seeds:
         start = initial_state(override(config, seed=seed), environment, program.specification.networks())
-        state, _ = program.run(jax.device_put(start, program.shardings), 80)
+        state, _ = program.run(jax.device_put(start, program.shardings), 200)
         # The policy is linear in normalised observations: its gain in raw ones, by its values at the unit vectors.
         policy = program.specification
         raw = jnp.array([[0.0, 0.0], [0.1, 0.0], [0.0, 0.1]])
