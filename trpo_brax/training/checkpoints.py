@@ -64,7 +64,7 @@ class Checkpoints:
         Args:
             state: of the run, on any devices.
             config: of the run.
-            training_return: mean return since the last checkpoint; the best is kept.
+            training_return: what the best is chosen by; None: not a candidate.
         """
         arrays = _named(state)
         acting = {name: leaf for name, leaf in arrays.items() if name.split(".")[0] in _ACTING}

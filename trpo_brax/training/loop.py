@@ -69,7 +69,7 @@ def train(
         with folder.locked():
             session = Session(config, folder, task, devices, console, stop)
             session.train()
-            session.finish(environment)
+            session.finish()
     return Run.load(folder.path)
 
 

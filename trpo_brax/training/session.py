@@ -77,7 +77,7 @@ class Session:
         finally:
             self._checkpoints.close()
 
-    def finish(self, environment: Env | None) -> None:
+    def finish(self) -> None:
         """Write the curve and the summary; evaluate the last policy if training has finished."""
         config, records, stopped = self._config, self._records, bool(self._stop)
         learning_curve(records, self._folder.learning_curve_file, f"{self._task.name}, seed {config.seed}")
@@ -94,9 +94,7 @@ class Session:
         episodes = config.record.final_evaluation_episodes
         if not stopped and episodes:
             with self._console.stage(f"Evaluating {episodes} episodes"):
-                report = evaluate(
-                    Run.load(self._folder.path), episodes=episodes, environment=environment or self._own()
-                )
+                report = evaluate(Run.load(self._folder.path), episodes=episodes, environment=self._own())
             summary["evaluation"] = report.to_dict()
             self._folder.write_json(self._folder.summary_file, summary)
             self._console.note(
