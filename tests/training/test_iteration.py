@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ from trpo_brax.training.state import TrainState
 
 @dataclasses.dataclass
 class Setting:
-    """Everything `iterate` takes, and a state some iterations into a run."""
+    """Everything `Iteration` takes, and a state some iterations into a run."""
 
     config: Config
     environment: VectorizedEnvironment
@@ -38,11 +37,13 @@ class Setting:
     state: TrainState
 
     def iterate(self, **changes: Any) -> tuple[TrainState, dict[str, Any]]:
-        step = functools.partial(
-            iteration_module.iterate, override(self.config, **changes), self.environment, self.networks, self.bounds
-        )
-        result: tuple[TrainState, dict[str, Any]] = jax.jit(step)(self.state)
+        result: tuple[TrainState, dict[str, Any]] = jax.jit(self.iteration(**changes))(self.state)
         return result
+
+    def iteration(self, **changes: Any) -> iteration_module.Iteration:
+        return iteration_module.Iteration(
+            override(self.config, **changes), self.environment, self.networks, self.bounds
+        )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def batch(setting: Setting) -> PolicyBatch:
         return trust_region_step(distribution_of, parameters, batch, settings)
 
     def reveal(state: TrainState) -> PolicyBatch:
-        iteration_module.iterate(setting.config, setting.environment, setting.networks, setting.bounds, state)
+        setting.iteration()(state)
         return given["batch"]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -102,8 +103,8 @@ def test_peer_defect_05_observation_statistics_stay_until_the_end_and_then_move(
     for time in range(10):
         step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, time)
         noise = jax.vmap(lambda key: jax.random.normal(key, (1,)))(step_keys)
-        sampled = distribution.mean[time] + jnp.exp(distribution.log_std[time]) * noise
-        np.testing.assert_allclose(batch.actions[time], sampled, rtol=1e-5, atol=1e-6)
+        sampled = distribution.mean[:, time] + jnp.exp(distribution.log_std) * noise
+        np.testing.assert_allclose(batch.actions[:, time], sampled, rtol=1e-5, atol=1e-6)
     after, _ = setting.iterate()
     raw = batch.observations * statistics.std() + statistics.mean  # nothing is clipped in this task
     total = float(statistics.count) + 80
@@ -132,7 +133,7 @@ def test_scaling_rewards_and_values_together_leaves_the_policy_step_unchanged(
         advantages, _ = generalized_advantage_estimation(
             scale * rewards, scale * values, scale * following, terminations, dones, discount=0.99, trace_decay=0.95
         )
-        scaled = batch._replace(advantages=standardize(advantages, weights)[0])
+        scaled = batch._replace(advantages=standardize(advantages, weights)[0].T)
         return trust_region_step(
             setting.networks.distribution, setting.state.policy, scaled, setting.config.trust_region
         )
@@ -159,7 +160,7 @@ def test_reported_bound_is_the_theorem_on_the_batchs_raw_advantages(setting: Set
 def test_surrogate_gain_in_raw_units_matches_a_direct_sum(setting: Setting, batch: PolicyBatch) -> None:
     """(ratio - 1) A_raw averaged over the batch, A_raw = std A + mean, against the closed form that saves the pass."""
     rng = np.random.default_rng(1)
-    raw = rng.normal(3.0, 2.0, (10, 8)).astype(np.float32)
+    raw = rng.normal(3.0, 2.0, (8, 10)).astype(np.float32)
     advantages, mean, std = standardize(jnp.asarray(raw), batch.weights)
     step = jax.jit(
         lambda given: trust_region_step(

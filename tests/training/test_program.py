@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from tests.tiny_environments import PointMass
 from tests.training.conftest import assert_bit_identical, leaves, tiny_config
 from trpo_brax.config import RolloutConfig
 from trpo_brax.environments import Task, VectorizedEnvironment, own_task
-from trpo_brax.training.iteration import iterate
+from trpo_brax.training.iteration import Iteration
 from trpo_brax.training.program import CHUNK_CAPACITY, Program
 from trpo_brax.training.state import initial_state
 
@@ -119,7 +118,7 @@ def test_the_iteration_maps_over_a_leading_axis_of_seeds() -> None:
     program = Program(config, task, jax.devices()[:1])
     networks, bounds = program.specification.networks(), program.specification.bounds
     environment = VectorizedEnvironment(task, episode_length=7)
-    step = functools.partial(iterate, config, environment, networks, bounds)
+    step = Iteration(config, environment, networks, bounds)
     alone = [initial_state(tiny_config(unroll_length=6, seed=seed), environment, networks) for seed in (0, 1)]
     together = jax.tree.map(lambda *parts: jnp.stack(parts), *alone)
     states, metrics = jax.jit(jax.vmap(step))(together)

@@ -62,7 +62,7 @@ def generalized_advantage_estimation(
 
 
 def weighted_moments(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return mean [] and standard deviation [] of `values` [T, N] under weights [T, N] that sum to one.
+    """Return mean [] and standard deviation [] of `values` [...] under weights [...] that sum to one.
 
     Entries of weight 0 may hold anything, NaN included.
     """
@@ -81,11 +81,11 @@ def standardize(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.A
     """Centre and scale `values` once over the whole batch.
 
     Args:
-        values: [T, N].
-        weights: [T, N], summing to one; entries of weight 0 come back as 0.
+        values: [...].
+        weights: [...], summing to one; entries of weight 0 come back as 0.
 
     Returns:
-        (values - mean) / std [T, N], mean [] and std []. A batch without spread comes back as zeros, with std 0.
+        (values - mean) / std [...], mean [] and std []. A batch without spread comes back as zeros, with std 0.
     """
     mean, std = weighted_moments(values, weights)
     spread = (weights > 0) & (std > 0)

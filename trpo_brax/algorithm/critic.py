@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from trpo_brax.algorithm.advantages import weighted_moments
 from trpo_brax.algorithm.line_search import all_finite
@@ -37,6 +38,9 @@ def fit_critic(
 ) -> CriticFit:
     """Minimise mean squared error by `epochs` passes over `minibatches` minibatches.
 
+    Parameters are one vector throughout: an update of a small network is a few small operations, whose number and not
+    whose size is what they cost.
+
     Minibatch m holds time steps m, m + M, m + 2M, ... of every environment: its samples are as far apart in time as
     they can be, its content does not depend on how environments are spread over devices, and nothing but the mean
     gradient crosses a device boundary. A minibatch whose update would not be finite changes nothing.
@@ -45,30 +49,33 @@ def fit_critic(
         value_of: (parameters, observations [..., observation]) -> values [...].
         optimizer: any optax transformation.
         parameters: of the critic.
-        optimizer_state: of `optimizer`.
-        observations: [T, N, observation].
-        targets: [T, N].
-        valid: [T, N] samples that may be used.
+        optimizer_state: of `optimizer` for the parameters as one vector, as `optax.flatten` initialises it.
+        observations: [N, T, observation].
+        targets: [N, T].
+        valid: [N, T] samples that may be used.
         epochs: passes.
         minibatches: per pass; at most T are used.
     """
-    length = targets.shape[0]
+    length = targets.shape[1]
     minibatches = min(minibatches, length)
 
     def split(array: jax.Array) -> jax.Array:
-        rest = -length % minibatches
-        padded = jnp.pad(array, [(0, rest)] + [(0, 0)] * (array.ndim - 1))
-        return jnp.swapaxes(padded.reshape(-1, minibatches, *array.shape[1:]), 0, 1)
+        """Return [M, N T / M, ...]: environments lead within a minibatch, so that every shard stays whole."""
+        padded = jnp.pad(array, [(0, 0), (0, -length % minibatches)] + [(0, 0)] * (array.ndim - 2))
+        strided = padded.reshape(array.shape[0], -1, minibatches, *array.shape[2:])
+        return jnp.moveaxis(strided, 2, 0).reshape(minibatches, -1, *array.shape[2:])
 
     # Padding is False in `valid`, so it weighs nothing.
     data = (split(jnp.where(valid[..., None], observations, 0)), split(jnp.where(valid, targets, 0.0)), split(valid))
 
-    def loss_of(candidate: Parameters, minibatch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    vector, as_tree = ravel_pytree(parameters)
+
+    def loss_of(candidate: jax.Array, minibatch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         inputs, wanted, used = minibatch
-        errors = jnp.where(used, value_of(candidate, inputs) - wanted, 0.0)
+        errors = jnp.where(used, value_of(as_tree(candidate), inputs) - wanted, 0.0)
         return jnp.sum(jnp.square(errors)) / jnp.maximum(jnp.sum(used), 1)
 
-    def update(carry: tuple[Parameters, Any], minibatch: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+    def update(carry: tuple[jax.Array, Any], minibatch: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
         old, old_state = carry
         loss, gradient = jax.value_and_grad(loss_of)(old, minibatch)
         updates, new_state = optimizer.update(gradient, old_state, old)
@@ -77,24 +84,22 @@ def fit_critic(
         sound = all_finite((new, new_state, gradient)) & jnp.any(minibatch[2])
         return optax.tree_utils.tree_where(sound, (new, new_state), (old, old_state)), loss
 
-    def one_pass(carry: tuple[Parameters, Any], _: None) -> Any:
+    def one_pass(carry: tuple[jax.Array, Any], _: None) -> Any:
         carry, losses = jax.lax.scan(update, carry, data)
         return carry, jnp.mean(losses)
 
     with jax.default_matmul_precision("highest"):
-        (parameters, optimizer_state), losses = jax.lax.scan(
-            one_pass, (parameters, optimizer_state), None, length=epochs
-        )
-    return CriticFit(parameters, optimizer_state, jnp.where(jnp.any(valid), losses[-1], jnp.nan))
+        (vector, optimizer_state), losses = jax.lax.scan(one_pass, (vector, optimizer_state), None, length=epochs)
+    return CriticFit(as_tree(vector), optimizer_state, jnp.where(jnp.any(valid), losses[-1], jnp.nan))
 
 
 def explained_variance(predictions: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
     """Return 1 - Var(targets - predictions) / Var(targets) [], NaN where the targets do not vary.
 
     Args:
-        predictions: [T, N].
-        targets: [T, N].
-        weights: [T, N], summing to one.
+        predictions: [...].
+        targets: [...].
+        weights: [...], summing to one.
     """
 
     spread = weighted_moments(targets, weights)[1]

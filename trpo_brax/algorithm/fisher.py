@@ -27,7 +27,8 @@ def fisher_product(
     cotangent sweep.
 
     Args:
-        distribution_of: parameters -> distribution over a batch of states, every leaf [..., k].
+        distribution_of: parameters -> distribution over a batch of states, every leaf [..., k], or [k] if all states
+            share it.
         parameters: where F is taken.
         weights: [...] weight of each state, summing to one.
         damping: lambda in F + lambda I.
@@ -36,7 +37,8 @@ def fisher_product(
     cotangent_of = jax.linear_transpose(tangent_of, parameters)
 
     def weighted(leaf: jax.Array) -> jax.Array:
-        return leaf * weights[..., None]
+        # A leaf without the states' axes is shared by them all, and so is its cotangent.
+        return leaf * (weights[..., None] if leaf.ndim > weights.ndim else jnp.sum(weights))
 
     def product(vector: Parameters) -> Parameters:
         metric: Any = distribution.fisher_metric(tangent_of(vector))

@@ -31,16 +31,16 @@ class Distribution(Protocol):
 
 
 class PolicyBatch(NamedTuple):
-    """The samples a policy step sees."""
+    """Samples; all leaves lead with the same axes, [N, T] or [N T]."""
 
     observations: jax.Array
-    """[T, N, observation]: what the policy network reads."""
+    """[..., observation]: what the policy network reads."""
     actions: jax.Array
-    """[T, N, action]: as sampled from the distribution, before clipping."""
+    """[..., action]: as sampled from the distribution, before clipping."""
     advantages: jax.Array
-    """[T, N]: centred and scaled."""
+    """[...]: centred and scaled."""
     weights: jax.Array
-    """[T, N]: of each sample, summing to one; 0 for a transition that must not be used."""
+    """[...]: of each sample, summing to one; 0 for a transition that must not be used."""
 
 
 class Evaluation(NamedTuple):
@@ -57,7 +57,7 @@ class Evaluation(NamedTuple):
 
 
 def sample_weights(valid: jax.Array) -> jax.Array:
-    """Return weights [T, N] that average over the valid samples [T, N]; all zero if there are none."""
+    """Return weights [...] that average over the valid samples [...]; all zero if there are none."""
     used = valid.astype(jnp.float32)
     return used / jnp.maximum(jnp.sum(used), 1.0)
 
@@ -67,7 +67,7 @@ def surrogate(distribution: Distribution, old_log_prob: jax.Array, batch: Policy
 
     Args:
         distribution: of the candidate, over the batch.
-        old_log_prob: [T, N] log-probability of the batch's actions under the old policy.
+        old_log_prob: [...] log-probability of the batch's actions under the old policy.
         batch: the samples.
     """
     ratio = jnp.exp(distribution.log_prob(batch.actions) - old_log_prob)

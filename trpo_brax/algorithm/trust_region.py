@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from optax.tree_utils import tree_add_scale, tree_scale, tree_sub, tree_vdot, tree_where
 
 from trpo_brax.algorithm.conjugate_gradient import conjugate_gradient
@@ -132,19 +133,32 @@ def trust_region_step(
     Args:
         distribution_of: (parameters, observations [..., observation]) -> action distribution over them.
         parameters: of the policy; any pytree of float arrays.
-        batch: the samples, time leading, environments second.
+        batch: the samples [N, T], environments leading.
         settings: a `TrustRegionConfig`.
     """
     batch = _without_unused(batch)
+    fisher_observations, fisher_weights = (_flat(part) for part in _fisher_samples(batch, settings.fisher_fraction))
+    batch = PolicyBatch(*(_flat(part) for part in batch))
+    # One vector: conjugate gradient's sums over a small network's arrays would cost more than the arrays' size says.
+    vector, as_tree = ravel_pytree(parameters)
+
+    def policy(candidate: jax.Array, observations: jax.Array) -> Distribution:
+        return distribution_of(as_tree(candidate), observations)
+
     with jax.default_matmul_precision("highest"):
-        old = jax.lax.stop_gradient(distribution_of(parameters, batch.observations))
+        old = jax.lax.stop_gradient(policy(vector, batch.observations))
         old_log_prob = old.log_prob(batch.actions)
 
-        def objective(candidate: Parameters) -> jax.Array:
-            return surrogate(distribution_of(candidate, batch.observations), old_log_prob, batch)
+        def objective(candidate: jax.Array) -> jax.Array:
+            return surrogate(policy(candidate, batch.observations), old_log_prob, batch)
 
-        gradient = jax.grad(objective)(parameters)
-        product = _damped_fisher(distribution_of, parameters, batch, settings)
+        gradient = jax.grad(objective)(vector)
+        product = fisher_product(
+            lambda candidate: policy(candidate, fisher_observations),
+            vector,
+            fisher_weights,
+            damping=settings.damping,
+        )
         full = full_natural_step(
             product,
             gradient,
@@ -154,16 +168,16 @@ def trust_region_step(
         )
         evaluate_distribution = evaluator(old, batch)
 
-        def evaluate(candidate: Parameters) -> Evaluation:
-            return evaluate_distribution(distribution_of(candidate, batch.observations))
+        def evaluate(candidate: jax.Array) -> Evaluation:
+            return evaluate_distribution(policy(candidate, batch.observations))
 
         proceed = full.outcome == StepOutcome.ACCEPTED
         if settings.mode == "natural_gradient":
-            taken = _take_full_step(evaluate, parameters, full, proceed)
+            taken = _take_full_step(evaluate, vector, full, proceed)
         else:
             taken = backtracking_line_search(
                 evaluate,
-                parameters,
+                vector,
                 full.step,
                 full.predicted_improvement,
                 proceed=proceed,
@@ -173,7 +187,7 @@ def trust_region_step(
                 acceptance_ratio=settings.acceptance_ratio,
             )
     return TrustRegionStep(
-        parameters=taken.parameters,
+        parameters=as_tree(taken.parameters),
         evaluation=taken.evaluation,
         predicted_improvement=jnp.where(taken.fraction > 0, taken.fraction * full.predicted_improvement, 0.0),
         fraction=taken.fraction,
@@ -198,20 +212,17 @@ def _without_unused(batch: PolicyBatch) -> PolicyBatch:
     )
 
 
-def _damped_fisher(
-    distribution_of: Callable[[Parameters, jax.Array], Distribution],
-    parameters: Parameters,
-    batch: PolicyBatch,
-    settings: TrustRegionSettings,
-) -> Callable[[Parameters], Parameters]:
-    stride = min(max(round(1.0 / settings.fisher_fraction), 1), batch.weights.shape[0])
-    observations = batch.observations[::stride]
-    weights = batch.weights[::stride]
+def _fisher_samples(batch: PolicyBatch, fraction: float) -> tuple[jax.Array, jax.Array]:
+    """Return every k-th time step's observations [N, T / k, observation] and weights, summing to one."""
+    stride = min(max(round(1.0 / fraction), 1), batch.weights.shape[1])
+    weights = batch.weights[:, ::stride]
     total = jnp.sum(weights)
-    weights = weights / jnp.where(total > 0, total, 1.0)
-    return fisher_product(
-        lambda candidate: distribution_of(candidate, observations), parameters, weights, damping=settings.damping
-    )
+    return batch.observations[:, ::stride], weights / jnp.where(total > 0, total, 1.0)
+
+
+def _flat(array: jax.Array) -> jax.Array:
+    """Merge [N, T] into one axis: a weight gradient that contracts two axes costs a copy of everything it reads."""
+    return array.reshape(-1, *array.shape[2:])
 
 
 def _take_full_step(

@@ -63,7 +63,7 @@ class GaussianPolicy(nn.Module):
         network = MultilayerPerceptron(self.hidden_sizes, self.action_size, self.activation, self.output_scale)
         mean = network(observations)
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.action_size,))
-        return DiagonalGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
+        return DiagonalGaussian(mean, log_std)
 
 
 @struct.dataclass

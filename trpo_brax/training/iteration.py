@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from trpo_brax.algorithm import (
+    CriticFit,
     PolicyBatch,
+    TrustRegionStep,
     explained_variance,
     fit_critic,
     generalized_advantage_estimation,
@@ -18,94 +21,145 @@ from trpo_brax.algorithm import (
     weighted_moments,
 )
 from trpo_brax.config import Config
-from trpo_brax.environments import VectorizedEnvironment
-from trpo_brax.policy import ActionBounds, Networks
+from trpo_brax.environments import EnvironmentState, VectorizedEnvironment
+from trpo_brax.policy import ActionBounds, CriticParameters, Networks
 from trpo_brax.training.metrics import Metrics, iteration_metrics
-from trpo_brax.training.rollout import rollout
+from trpo_brax.training.rollout import Trajectory, rollout
 from trpo_brax.training.state import TrainState, critic_optimizer
 from trpo_brax.training.streams import Stream, environment_keys
 
 
-def iterate(
-    config: Config, environment: VectorizedEnvironment, networks: Networks, bounds: ActionBounds, state: TrainState
-) -> tuple[TrainState, Metrics]:
-    """Gather experience, step the policy within its trust region, fit the critic, fold in the observations.
+class Judgement(NamedTuple):
+    """What the critic makes of a trajectory; leaves are [N, T] unless said otherwise."""
+
+    observations: jax.Array
+    """[N, T, observation]: normalised."""
+    weights: jax.Array
+    """Of each sample, summing to one."""
+    values: jax.Array
+    raw_advantages: jax.Array
+    """In units of return."""
+    targets: jax.Array
+    """Value targets, in units of return."""
+    advantages: jax.Array
+    """Centred and scaled."""
+    advantage_mean: jax.Array
+    """[]"""
+    advantage_std: jax.Array
+    """[]"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Iteration:
+    """TRPO's iteration for one configuration, task and pair of networks: its parts, and `__call__`, their sequence.
 
     Observation statistics stay as they were throughout, so that the old policy is one and the same function in
     rollout, gradient and line search.
     """
-    settings = config.trust_region
-    num_envs = config.rollout.num_envs
 
-    def normalized(observations: jax.Array) -> jax.Array:
-        return state.statistics.normalize(observations, config.network.observation_clip)
+    config: Config
+    environment: VectorizedEnvironment
+    networks: Networks
+    bounds: ActionBounds
 
-    def act(observations: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        distribution = networks.distribution(state.policy, normalized(observations))
-        raw = jax.vmap(lambda one, key: one.sample(key))(distribution, keys)
-        return raw, bounds.to_environment(raw)
+    def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """Gather experience, step the policy within its trust region, fit the critic, fold in the observations."""
+        environments, trajectory = self.gather(state)
+        judgement = self.judge(state, trajectory)
+        step = self.improve(state, trajectory, judgement)
+        critic, fit = self.fit(state, trajectory, judgement)
+        new_state = TrainState(
+            iteration=state.iteration + 1,
+            key=state.key,
+            policy=step.parameters,
+            critic=critic,
+            critic_optimizer=fit.optimizer_state,
+            statistics=state.statistics.updated(trajectory.observations, trajectory.transitions.valid),
+            environments=environments,
+        )
+        return new_state, self.describe(trajectory, judgement, step, fit)
 
-    environments, trajectory = rollout(
-        environment,
-        act,
-        state.environments,
-        config.rollout.unroll_length,
-        pool_keys=environment_keys(state.key, Stream.STARTING_POOL, num_envs, state.iteration),
-        action_keys=environment_keys(state.key, Stream.ACTION, num_envs, state.iteration),
-    )
-    transitions = trajectory.transitions
-    weights = sample_weights(transitions.valid)
+    def gather(self, state: TrainState) -> tuple[EnvironmentState, Trajectory]:
+        """Step every environment `unroll_length` times with actions sampled from the policy."""
 
-    observations = normalized(trajectory.observations)
-    values = networks.value(state.critic, observations)
-    next_values = networks.value(state.critic, normalized(transitions.next_observation))
-    raw_advantages, targets = generalized_advantage_estimation(
-        transitions.reward,
-        values,
-        next_values,
-        transitions.termination,
-        transitions.done,
-        discount=settings.discount,
-        trace_decay=settings.trace_decay,
-        valid=transitions.valid,
-    )
-    advantages, advantage_mean, advantage_std = standardize(raw_advantages, weights)
+        def act(observations: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+            distribution = self.networks.distribution(state.policy, self._normalized(state, observations))
+            noise = jax.vmap(lambda key: jax.random.normal(key, distribution.mean.shape[1:]))(keys)
+            raw = distribution.shifted(noise)
+            return raw, self.bounds.to_environment(raw)
 
-    batch = PolicyBatch(observations, trajectory.actions, advantages, weights)
-    step = trust_region_step(networks.distribution, state.policy, batch, settings)
+        num_envs = self.config.rollout.num_envs
+        return rollout(
+            self.environment,
+            act,
+            state.environments,
+            self.config.rollout.unroll_length,
+            pool_keys=environment_keys(state.key, Stream.STARTING_POOL, num_envs, state.iteration),
+            action_keys=environment_keys(state.key, Stream.ACTION, num_envs, state.iteration),
+        )
 
-    critic = state.critic.in_units(*weighted_moments(targets, weights))
-    fit = fit_critic(
-        networks.normalized_value,
-        critic_optimizer(config),
-        critic.network,
-        state.critic_optimizer,
-        observations,
-        (targets - critic.mean) / critic.std,
-        transitions.valid,
-        epochs=config.critic.critic_epochs,
-        minibatches=config.critic.critic_minibatches,
-    )
+    def judge(self, state: TrainState, trajectory: Trajectory) -> Judgement:
+        """Estimate values, advantages and value targets."""
+        transitions, settings = trajectory.transitions, self.config.trust_region
+        weights = sample_weights(transitions.valid)
+        observations = self._normalized(state, trajectory.observations)
+        values = self.networks.value(state.critic, observations)
+        next_values = self.networks.value(state.critic, self._normalized(state, transitions.next_observation))
+        raw_advantages, targets = (
+            estimate.T
+            for estimate in generalized_advantage_estimation(
+                transitions.reward.T,
+                values.T,
+                next_values.T,
+                transitions.termination.T,
+                transitions.done.T,
+                discount=settings.discount,
+                trace_decay=settings.trace_decay,
+                valid=transitions.valid.T,
+            )
+        )
+        advantages, mean, std = standardize(raw_advantages, weights)
+        return Judgement(observations, weights, values, raw_advantages, targets, advantages, mean, std)
 
-    new_state = TrainState(
-        iteration=state.iteration + 1,
-        key=state.key,
-        policy=step.parameters,
-        critic=dataclasses.replace(critic, network=fit.parameters),
-        critic_optimizer=fit.optimizer_state,
-        statistics=state.statistics.updated(trajectory.observations, transitions.valid),
-        environments=environments,
-    )
-    metrics = iteration_metrics(
-        config,
-        trajectory,
-        step,
-        entropy=jnp.mean(networks.distribution(step.parameters, observations[0]).entropy()),
-        critic_loss=fit.loss,
-        explained=explained_variance(values, targets, weights),
-        advantage_max_abs=jnp.max(jnp.abs(raw_advantages)),
-        # A_raw = std A + mean, so its surrogate needs no second pass over the batch.
-        surrogate_gain=advantage_std * step.evaluation.improvement + advantage_mean * step.evaluation.ratio_excess,
-        saturation=jnp.mean(bounds.saturated(trajectory.actions).astype(jnp.float32)),
-    )
-    return new_state, metrics
+    def improve(self, state: TrainState, trajectory: Trajectory, judgement: Judgement) -> TrustRegionStep:
+        """Take the policy's trust-region step."""
+        batch = PolicyBatch(judgement.observations, trajectory.actions, judgement.advantages, judgement.weights)
+        return trust_region_step(self.networks.distribution, state.policy, batch, self.config.trust_region)
+
+    def fit(
+        self, state: TrainState, trajectory: Trajectory, judgement: Judgement
+    ) -> tuple[CriticParameters, CriticFit]:
+        """Fit the critic, in units of its new targets."""
+        critic = state.critic.in_units(*weighted_moments(judgement.targets, judgement.weights))
+        fit = fit_critic(
+            self.networks.normalized_value,
+            critic_optimizer(self.config),
+            critic.network,
+            state.critic_optimizer,
+            judgement.observations,
+            (judgement.targets - critic.mean) / critic.std,
+            trajectory.transitions.valid,
+            epochs=self.config.critic.critic_epochs,
+            minibatches=self.config.critic.critic_minibatches,
+        )
+        return dataclasses.replace(critic, network=fit.parameters), fit
+
+    def describe(self, trajectory: Trajectory, judgement: Judgement, step: TrustRegionStep, fit: CriticFit) -> Metrics:
+        """Return the iteration's metrics."""
+        evaluation = step.evaluation
+        return iteration_metrics(
+            self.config,
+            trajectory,
+            step,
+            entropy=jnp.mean(self.networks.distribution(step.parameters, judgement.observations[:, 0]).entropy()),
+            critic_loss=fit.loss,
+            explained=explained_variance(judgement.values, judgement.targets, judgement.weights),
+            advantage_max_abs=jnp.max(jnp.abs(judgement.raw_advantages)),
+            # A_raw = std A + mean, so its surrogate needs no second pass over the batch.
+            surrogate_gain=judgement.advantage_std * evaluation.improvement
+            + judgement.advantage_mean * evaluation.ratio_excess,
+            saturation=jnp.mean(self.bounds.saturated(trajectory.actions).astype(jnp.float32)),
+        )
+
+    def _normalized(self, state: TrainState, observations: jax.Array) -> jax.Array:
+        return state.statistics.normalize(observations, self.config.network.observation_clip)

@@ -46,7 +46,7 @@ def iteration_metrics(
         "entropy": entropy,
         "critic_loss": critic_loss,
         "explained_variance": explained,
-        "nonfinite_envs": jnp.sum(jnp.any(~trajectory.transitions.valid, axis=0)).astype(jnp.int32),
+        "nonfinite_envs": jnp.sum(jnp.any(~trajectory.transitions.valid, axis=1)).astype(jnp.int32),
         "advantage_max_abs": advantage_max_abs,
         "penalty_coefficient": penalty_coefficient(advantage_max_abs, discount),
         "improvement_lower_bound": improvement_lower_bound(

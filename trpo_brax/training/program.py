@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from trpo_brax.config import Config
 from trpo_brax.environments import Task, VectorizedEnvironment
 from trpo_brax.policy import ActionBounds, PolicySpecification
-from trpo_brax.training.iteration import iterate
+from trpo_brax.training.iteration import Iteration
 from trpo_brax.training.metrics import Metrics
 from trpo_brax.training.state import TrainState, initial_state
 
@@ -47,9 +47,7 @@ class Program:
             return initial_state(config, environment, networks)
 
         # Jitted, so that asking for its shapes and running it share one trace: tracing Brax takes seconds.
-        @jax.jit
-        def advance(state: TrainState) -> tuple[TrainState, Metrics]:
-            return iterate(config, environment, networks, self.specification.bounds, state)
+        advance = jax.jit(Iteration(config, environment, networks, self.specification.bounds))
 
         def chunk(state: TrainState, iterations: jax.Array) -> tuple[TrainState, Metrics]:
             shapes = jax.eval_shape(advance, state)[1]

@@ -12,12 +12,16 @@ from trpo_brax.environments import EnvironmentState, Transition, VectorizedEnvir
 
 
 class Trajectory(NamedTuple):
-    """What happened; all leaves lead with [T, N]."""
+    """What happened; all leaves lead with [N, T].
+
+    Environments lead because they are what devices share out: flattened to samples, every shard stays whole, and a
+    weight gradient contracts one axis, which XLA multiplies without copying.
+    """
 
     observations: jax.Array
-    """[T, N, observation]: what the policy saw, as the environment gave it."""
+    """[N, T, observation]: what the policy saw, as the environment gave it."""
     actions: jax.Array
-    """[T, N, A]: as sampled, before scaling and clipping."""
+    """[N, T, A]: as sampled, before scaling and clipping."""
     transitions: Transition
 
 
@@ -54,4 +58,4 @@ def rollout(
 
     taken = jnp.zeros_like(start.steps)
     (end, _), trajectory = jax.lax.scan(advance, (start, taken), jnp.arange(length))
-    return end, trajectory
+    return end, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trajectory)

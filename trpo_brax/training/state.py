@@ -34,8 +34,8 @@ class TrainState:
 
 
 def critic_optimizer(config: Config) -> optax.GradientTransformation:
-    """Return the critic's optimiser."""
-    return optax.adam(config.critic.critic_learning_rate)
+    """Return the critic's optimiser; its state holds the parameters as one vector."""
+    return optax.flatten(optax.adam(config.critic.critic_learning_rate))
 
 
 def initial_state(config: Config, environment: VectorizedEnvironment, networks: Networks) -> TrainState:
