@@ -258,7 +258,7 @@ def foreign_checkpoint(run: Path) -> None:
     program = tiny_program(override(TINY, policy_hidden_sizes=(16,)))
     shutil.rmtree(run / "checkpoints" / "4")
     checkpoints = Checkpoints(run.parent / "foreign", keep=1)
-    checkpoints.save(arbitrary_state(program, 0).replace(iteration=4), program.config, 1.0)
+    checkpoints.save(arbitrary_state(program, 0).replace(iteration=4), program.config, {0: 1.0})
     checkpoints.close()
     shutil.move(run.parent / "foreign" / "4", run / "checkpoints" / "4")
     shutil.rmtree(run.parent / "foreign")

@@ -144,7 +144,14 @@ class RuntimeConfig(Checked):
     platform: Annotated[Platform, MAY_CHANGE] = "auto"
     """auto: what JAX finds; cpu; gpu: fail where there is none."""
     cpu_devices: Annotated[int | None, AtLeast(1), MAY_CHANGE] = None
-    """CPU devices to shard environments over; by default the largest divisor of num_envs not above the usable cores."""
+    """CPU devices, of each process, to shard environments over; by default as many as divide num_envs, at most one a
+    usable core."""
+    coordinator: Annotated[str | None, MAY_CHANGE] = None
+    """HOST:PORT of process 0, where several processes train one run; srun needs none of these three."""
+    num_processes: Annotated[int | None, AtLeast(1), MAY_CHANGE] = None
+    """How many processes train the run together."""
+    process_id: Annotated[int | None, AtLeast(0), MAY_CHANGE] = None
+    """Which of them this is, from 0."""
     max_chunk_seconds: Annotated[float, POSITIVE, MAY_CHANGE] = 10.0
     """Most seconds of compiled iterations in flight, so that the console, a stop and a save never wait longer."""
     compilation_cache: Annotated[str, MAY_CHANGE] = "auto"
@@ -160,9 +167,11 @@ class Config(Checked):
     environment: str | None = None
     """An environment of your own instead of the task, as package.module:Class of a brax.envs.Env."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
-    """Seed of every random draw of the run."""
+    """Seed of every random draw of the run; of the first one, where there are several."""
+    num_seeds: Annotated[int, Count(1)] = 1
+    """Independent runs trained side by side in one compiled program, with the seeds seed, seed + 1, ..."""
     total_steps: Annotated[int, Bounds(1, 10**18), MAY_CHANGE] = 1_000_000
-    """Control steps to train for, summed over environments; rounded up to whole iterations."""
+    """Control steps to train each seed for, summed over environments; rounded up to whole iterations."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
@@ -170,9 +179,19 @@ class Config(Checked):
     record: RecordConfig = field(default_factory=RecordConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed + self.num_seeds > 2**32:
+            raise ConfigError(f"seed + num_seeds must be at most 2^32, not {self.seed} + {self.num_seeds}.")
+
+    @property
+    def seeds(self) -> range:
+        """The seeds trained."""
+        return range(self.seed, self.seed + self.num_seeds)
+
     @property
     def steps_per_iteration(self) -> int:
-        """Control steps in one iteration's batch."""
+        """Control steps in one iteration's batch of one seed."""
         return self.rollout.num_envs * self.rollout.unroll_length
 
     @property

@@ -10,7 +10,6 @@ from scipy.linalg import solve_discrete_are
 
 from tests.tiny_environments import PointMass
 from tests.training.conftest import tiny_config
-from trpo_brax.config import override
 from trpo_brax.environments import VectorizedEnvironment, own_task
 from trpo_brax.training.program import Program
 from trpo_brax.training.state import initial_state
@@ -59,7 +58,7 @@ def test_a_linear_policy_comes_within_three_percent_of_the_riccati_optimum(seeds
     program = Program(config, task, jax.devices()[:1])
     environment = VectorizedEnvironment(task, episode_length=50)
     for seed in seeds:
-        start = initial_state(override(config, seed=seed), environment, program.specification.networks())
+        start = initial_state(config, environment, program.specification.networks(), jax.random.PRNGKey(seed))
         state, _ = program.run(jax.device_put(start, program.shardings), 200)
         # The policy is linear in normalised observations: its gain in raw ones, by its values at the unit vectors.
         policy = program.specification

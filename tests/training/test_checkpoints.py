@@ -49,7 +49,8 @@ def fill(directory: Path, program: Program, returns: dict[int, float | None], ke
     """Save an arbitrary state for each iteration."""
     checkpoints = Checkpoints(directory, keep=keep)
     for iteration, training_return in returns.items():
-        checkpoints.save(state_at(program, iteration), program.config, training_return)
+        ranked = {} if training_return is None else {0: training_return}
+        checkpoints.save(state_at(program, iteration), program.config, ranked)
     checkpoints.close()
 
 
@@ -214,7 +215,7 @@ class TestForeign:
         state = state_at(program, 3)
         half = state.replace(statistics=state.statistics.replace(mean=state.statistics.mean.astype(np.float16)))
         checkpoints = Checkpoints(tmp_path / "c", keep=1)
-        checkpoints.save(half, TINY, None)
+        checkpoints.save(half, TINY, {})
         checkpoints.close()
         sentence = self.refused(tmp_path / "c", program)
         assert "statistics.mean" in sentence and "float16" in sentence and "float32" in sentence
@@ -229,7 +230,7 @@ class TestForeign:
             info["extra"] = info["limit"]
         brax = state.environments.state.replace(info=info)
         checkpoints = Checkpoints(tmp_path / "c", keep=1)
-        checkpoints.save(state.replace(environments=state.environments.replace(state=brax)), TINY, None)
+        checkpoints.save(state.replace(environments=state.environments.replace(state=brax)), TINY, {})
         checkpoints.close()
         assert ("limit" if change == "missing" else "extra") in self.refused(tmp_path / "c", program)
 

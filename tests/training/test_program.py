@@ -1,4 +1,4 @@
-"""The compiled chunk: determinism, chunk lengths, device counts, seeds as a leading axis, and what it lowers to."""
+"""The compiled chunk: determinism, chunk lengths, device counts, and what it lowers to."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.tiny_environments import PointMass
 from tests.training.conftest import assert_bit_identical, leaves, tiny_config
-from trpo_brax.config import RolloutConfig
-from trpo_brax.environments import Task, VectorizedEnvironment, own_task
-from trpo_brax.training.iteration import Iteration
+from trpo_brax.environments import Task
 from trpo_brax.training.program import CHUNK_CAPACITY, Program
-from trpo_brax.training.state import initial_state
 
 
 def advance(program: Program, chunks: tuple[int, ...]) -> tuple[Any, dict[str, np.ndarray]]:
@@ -109,23 +105,3 @@ def test_metrics_rows_beyond_the_chunk_are_untouched(programs: dict[int, Program
     _, metrics = programs[2].run(programs[2].initial_state(), 3)
     assert metrics["kl_mean"].shape == (CHUNK_CAPACITY,)
     assert np.all(np.asarray(metrics["kl_mean"])[3:] == 0)
-
-
-def test_the_iteration_maps_over_a_leading_axis_of_seeds() -> None:
-    """Two seeds in one vmapped iteration equal each seed alone, to rounding."""
-    task = own_task(PointMass(), RolloutConfig())
-    config = tiny_config(unroll_length=6)
-    program = Program(config, task, jax.devices()[:1])
-    networks, bounds = program.specification.networks(), program.specification.bounds
-    environment = VectorizedEnvironment(task, episode_length=7)
-    step = Iteration(config, environment, networks, bounds)
-    alone = [initial_state(tiny_config(unroll_length=6, seed=seed), environment, networks) for seed in (0, 1)]
-    together = jax.tree.map(lambda *parts: jnp.stack(parts), *alone)
-    states, metrics = jax.jit(jax.vmap(step))(together)
-    single = jax.jit(step)
-    for index, state in enumerate(alone):
-        expected_state, expected_metrics = single(state)
-        for name, leaf in leaves(expected_state).items():
-            ours = leaves(jax.tree.map(lambda part, i=index: part[i], states))[name]
-            np.testing.assert_allclose(ours, leaf, rtol=1e-3, atol=1e-4, err_msg=name)
-        np.testing.assert_allclose(metrics["kl_mean"][index], expected_metrics["kl_mean"], rtol=1e-2, atol=1e-6)

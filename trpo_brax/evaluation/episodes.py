@@ -28,6 +28,12 @@ class Episodes:
     nonfinite: np.ndarray
     """bool [E]: ended by a non-finite state."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[Episodes]) -> Episodes:
+        """Return the episodes of several evaluations as one."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
 
 class _Carry(NamedTuple):
     time: jax.Array

@@ -6,9 +6,11 @@ environment at hand), `training` (everything else) and `config`. Arrays are stor
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +36,27 @@ class Checkpoints:
 
     Args:
         directory: `checkpoints/` of the run.
-        keep: latest checkpoints kept besides the best; None: only read.
+        seeds: of the run; several are a leading axis of every array.
+        keep: latest checkpoints kept besides each seed's best; None: only read.
     """
 
-    def __init__(self, directory: Path, *, keep: int | None = None) -> None:
+    def __init__(self, directory: Path, *, seeds: Sequence[int] = (0,), keep: int | None = None) -> None:
         self._directory = directory.absolute()
+        self._seeds = seeds
         if keep is None and not self._directory.is_dir():
             raise CheckpointError(f"there is no folder {directory}, so no checkpoint to read.")
-        policies: list[Any] = [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(get_metric_fn=_training_return, n=1, keep_checkpoints_without_metrics=False),
+        best = [
+            checkpoint_managers.BestN(
+                get_metric_fn=functools.partial(_training_return, seed), n=1, keep_checkpoints_without_metrics=False
+            )
+            for seed in seeds
         ]
+        policies: list[Any] = [checkpoint_managers.LatestN(keep), *best]
         options = ocp.CheckpointManagerOptions(
             create=keep is not None,
             read_only=keep is None,
-            best_fn=_training_return,
+            # Without it Orbax keeps no metrics; which is best is a question of each seed, see `resolve`.
+            best_fn=functools.partial(_training_return, seeds[0]),
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep is not None else None,
         )
         try:
@@ -58,33 +66,35 @@ class Checkpoints:
                 f"checkpoints {self._directory} cannot be read: {_first_line(error).rstrip('.')}."
             ) from error
 
-    def save(self, state: TrainState, config: Config, training_return: float | None) -> None:
+    def save(self, state: TrainState, config: Config, training_returns: Mapping[int, float]) -> None:
         """Begin to save `state`, which must not be donated meanwhile; the writing goes on in the background.
 
         Args:
             state: of the run, on any devices.
             config: of the run.
-            training_return: what the best is chosen by; None: not a candidate.
+            training_returns: what the best is chosen by, for each seed that has one; none: not a candidate.
         """
         arrays = _named(state)
         acting = {name: leaf for name, leaf in arrays.items() if name.split(".")[0] in _ACTING}
         training = {name: leaf for name, leaf in arrays.items() if name not in acting}
         self._manager.save(
-            int(state.iteration),
+            int(np.max(jax.device_get(state.iteration))),
             args=ocp.args.Composite(
                 policy=ocp.args.StandardSave(acting),
                 training=ocp.args.StandardSave(training),
                 config=ocp.args.JsonSave(to_dict(config)),
             ),
-            metrics=None if training_return is None else {_RETURN: training_return},
+            metrics={_RETURN: {str(seed): value for seed, value in training_returns.items()}}
+            if training_returns
+            else None,
         )
 
     def iterations(self) -> list[int]:
         """Return the iterations of complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def resolve(self, which: str | int) -> int:
-        """Return the iteration meant by `latest`, `best` or a number.
+    def resolve(self, which: str | int, seed: int | None = None) -> int:
+        """Return the iteration meant by `latest`, `best` (of a seed, by default the first) or a number.
 
         Raises:
             CheckpointError: there is no such checkpoint; the sentence lists those there are.
@@ -95,9 +105,10 @@ class Checkpoints:
         if which == "latest":
             return known[-1]
         if which == "best":
-            best = self._manager.best_step()
+            seed = self._seeds[0] if seed is None else seed
+            ranked = [(_training_return(seed, self._manager.metrics(step) or {}), step) for step in known]
             # Before any episode has ended there is nothing to rank by; the latest is as good as any.
-            return known[-1] if best is None else int(best)
+            return max(ranked)[1]
         if not str(which).isdecimal():
             raise CheckpointError(f"checkpoint must be best, latest or an iteration, not {which!r}.")
         if int(which) not in known:
@@ -127,8 +138,15 @@ class Checkpoints:
         state: TrainState = jax.tree.unflatten(jax.tree.structure(like), leaves)
         return state
 
-    def restore_policy(self, iteration: int, specification: PolicySpecification) -> tuple[Any, ObservationStatistics]:
+    def restore_policy(
+        self, iteration: int, specification: PolicySpecification, seed: int | None = None
+    ) -> tuple[Any, ObservationStatistics]:
         """Return policy parameters and observation statistics of a checkpoint, on the default device.
+
+        Args:
+            iteration: of a complete checkpoint.
+            specification: of the policy.
+            seed: which of the run's; by default the first.
 
         Raises:
             CheckpointError: the checkpoint does not fit, or cannot be read.
@@ -138,12 +156,17 @@ class Checkpoints:
             "policy": jax.eval_shape(networks.initial_policy, jax.ShapeDtypeStruct((2,), np.uint32)),
             "statistics": jax.eval_shape(lambda: ObservationStatistics.empty(specification.observation_size)),
         }
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        axis = (len(self._seeds),) if len(self._seeds) > 1 else ()
         named = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in _named(tree).items()
+            name: jax.ShapeDtypeStruct((*axis, *leaf.shape), leaf.dtype, sharding=sharding)
+            for name, leaf in _named(tree).items()
         }
         arrays = self._read(iteration, {"policy": named})
         restored = jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in named])
+        if axis:
+            position = 0 if seed is None else self._seeds.index(seed)
+            restored = jax.tree.map(lambda leaf: leaf[position], restored)
         return restored["policy"], restored["statistics"]
 
     def wait(self) -> None:
@@ -201,8 +224,9 @@ def _named(tree: Any) -> dict[str, Any]:
     }
 
 
-def _training_return(metrics: Mapping[str, float]) -> float:
-    return metrics[_RETURN]
+def _training_return(seed: int, metrics: Mapping[str, Mapping[str, float]]) -> float:
+    """Return what a seed's checkpoint is ranked by; one without a return comes last."""
+    return metrics.get(_RETURN, {}).get(str(seed), -math.inf)
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import jax
 
 from trpo_brax.config import RuntimeConfig
 from trpo_brax.errors import UserError
+from trpo_brax.training import processes
 
 
 def usable_cores() -> int:
@@ -28,13 +29,14 @@ def largest_divisor(number: int, limit: int) -> int:
 
 
 def configure(runtime: RuntimeConfig, num_envs: int) -> list[str]:
-    """Set platform, CPU devices and compilation cache; what is already in use is left as it is.
+    """Set platform, CPU devices and compilation cache, and join other processes; what is in use is left as it is.
 
     Returns:
         Notes for the user, one line each.
 
     Raises:
-        UserError: a GPU was asked for and there is none, or `cpu_devices` does not divide `num_envs`.
+        UserError: a GPU was asked for and there is none, `cpu_devices` does not divide `num_envs`, or the other
+            processes are not found.
     """
     if runtime.cpu_devices is not None and num_envs % runtime.cpu_devices:
         raise UserError(f"cpu_devices must divide num_envs, and {runtime.cpu_devices} does not divide {num_envs}.")
@@ -46,6 +48,7 @@ def configure(runtime: RuntimeConfig, num_envs: int) -> list[str]:
         # Once the backend has started this is refused, and `select` makes do with the devices it has.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", wanted)
+    processes.join(runtime)
     if runtime.platform == "gpu" and jax.default_backend() != "gpu":
         raise UserError("platform gpu was asked for, but JAX finds no GPU; install the extra cuda12 or cuda13.")
     if runtime.platform == "auto" and _nvidia_visible() and not _cuda_plugin():
@@ -54,20 +57,24 @@ def configure(runtime: RuntimeConfig, num_envs: int) -> list[str]:
 
 
 def select(runtime: RuntimeConfig, num_envs: int) -> list[jax.Device]:
-    """Return the devices to shard `num_envs` environments over.
+    """Return the devices to shard `num_envs` environments over: as many of each process.
 
     Raises:
-        UserError: `cpu_devices` asks for more than the started backend has.
+        UserError: `cpu_devices` asks for more than the started backend has, or `num_envs` cannot be shared out.
     """
     devices = jax.devices("cpu") if runtime.platform == "cpu" else jax.devices()
-    limit = len(devices)
+    by_process = [[one for one in devices if one.process_index == index] for index in range(jax.process_count())]
+    limit = min(len(own) for own in by_process)
     if runtime.cpu_devices is not None and devices[0].platform == "cpu":
         if runtime.cpu_devices > limit:
             raise UserError(
                 f"cpu_devices is {runtime.cpu_devices}, but JAX has {limit}: by XLA_FLAGS, or by when it started."
             )
         limit = runtime.cpu_devices
-    return devices[: largest_divisor(num_envs, limit)]
+    share, rest = divmod(num_envs, len(by_process))
+    if rest:
+        raise UserError(f"num_envs must be a multiple of the {len(by_process)} processes, not {num_envs}.")
+    return [device for own in by_process for device in own[: largest_divisor(share, limit)]]
 
 
 def _configure_cache(directory: str) -> None:

@@ -159,9 +159,10 @@ class RunFolder:
 
 
 def default_run_dir(config: Config) -> Path:
-    """Return runs/TASK-SEED-TIMESTAMP."""
+    """Return runs/TASK-SEED-TIMESTAMP, or FIRST-LAST for SEED where there are several."""
     name = config.environment.rpartition(":")[2] if config.environment else config.task
-    return Path("runs") / f"{name}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    seeds = f"{config.seed}" if config.num_seeds == 1 else f"{config.seeds[0]}-{config.seeds[-1]}"
+    return Path("runs") / f"{name}-{seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _refuse_constant(name: str) -> Any:

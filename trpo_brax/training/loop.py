@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
 from typing import TYPE_CHECKING
 
-from trpo_brax.config import Config, override, shaping_differences
+import jax
+
+from trpo_brax.config import Config, override, shaping_differences, to_dict
 from trpo_brax.environments import Task, brax_task, environment_name, load_environment, own_task
 from trpo_brax.errors import RunFolderError, TaskError
 from trpo_brax.training import devices as device_choice
+from trpo_brax.training import processes
 from trpo_brax.training.console import Console
 from trpo_brax.training.folder import RunFolder, default_run_dir
 from trpo_brax.training.run import Run
@@ -48,6 +54,12 @@ def train(
     folder = RunFolder(run_dir if run_dir is not None else default_run_dir(config))
     if environment is not None:
         config = override(config, environment=environment_name(environment))
+    for note in device_choice.configure(config.runtime, config.rollout.num_envs):
+        console.note(note)
+    if not processes.primary():
+        console = Console(io.StringIO())
+    if run_dir is None and jax.process_count() > 1:
+        raise RunFolderError("several processes share one run folder: give all of them the same --run-dir.")
     if resume:
         _check_resumable(folder, config)
         if _finished(folder, config):
@@ -58,18 +70,20 @@ def train(
             return Run.load(folder.path)
     else:
         folder.refuse_used()
-    for note in device_choice.configure(config.runtime, config.rollout.num_envs):
-        console.note(note)
+    # Checked by all before the first of them writes.
+    processes.check_same("configuration", json.dumps(to_dict(override(config, process_id=None)), sort_keys=True))
     with StopRequest() as stop:
         with console.stage("Building the task"):
             task = make_task(config, environment)
             devices = device_choice.select(config.runtime, config.rollout.num_envs)
-        if not resume:
+        if not resume and processes.primary():
             folder.create(config)
-        with folder.locked():
+        processes.wait("the run folder is there")
+        with folder.locked() if processes.primary() else contextlib.nullcontext():
             session = Session(config, folder, task, devices, console, stop)
             session.train()
             session.finish()
+            processes.wait("the run folder is complete")
     return Run.load(folder.path)
 
 

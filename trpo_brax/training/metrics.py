@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -80,6 +81,22 @@ def _mixed(words: jax.Array) -> jax.Array:
 def record(metrics: Metrics) -> dict[str, Any]:
     """Return one iteration's metrics as JSON-ready values: NaN becomes None, codes become words."""
     return {name: _plain(name, value) for name, value in metrics.items()}
+
+
+def across_seeds(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return one line of an iteration of several seeds: their mean return, their largest KL, how many steps went in."""
+    if len(records) == 1:
+        return records[0]
+    returns = [row["episode_return_mean"] for row in records if row["episode_return_mean"] is not None]
+    accepted = sum(row["step_outcome"] == "accepted" for row in records)
+    return {
+        **records[0],
+        "env_steps": sum(row["env_steps"] for row in records),
+        "episode_return_mean": float(np.mean(returns)) if returns else None,
+        "kl_mean": max(row["kl_mean"] for row in records),
+        "step_outcome": f"{accepted} of {len(records)} accepted",
+        "nonfinite_envs": sum(row["nonfinite_envs"] for row in records),
+    }
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ CHUNK_CAPACITY = 256
 class Program:
     """Everything about a run that is compiled.
 
-    Environment state leads with the environment axis, which is sharded over the mesh; all else is replicated.
+    Environment state leads with the environment axis, which is sharded over the mesh; all else is replicated. A run of
+    K > 1 seeds has a seed axis before all others, in TrainState and metrics: the same iteration, mapped over it.
 
     Args:
         config: of the run.
@@ -41,13 +43,18 @@ class Program:
             task, episode_length=config.rollout.episode_length, action_repeat=config.rollout.action_repeat
         )
         mesh = Mesh(np.asarray(devices), ("envs",))
-        sharded, self._replicated = NamedSharding(mesh, PartitionSpec("envs")), NamedSharding(mesh, PartitionSpec())
+        several = config.num_seeds > 1
+        sharded = NamedSharding(mesh, PartitionSpec(None, "envs") if several else PartitionSpec("envs"))
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        keys = jnp.stack([jax.random.PRNGKey(seed) for seed in config.seeds])
 
         def initialize() -> TrainState:
-            return initial_state(config, environment, networks)
+            begin = functools.partial(initial_state, config, environment, networks)
+            return jax.vmap(begin)(keys) if several else begin(keys[0])
 
         # Jitted, so that asking for its shapes and running it share one trace: tracing Brax takes seconds.
-        advance = jax.jit(Iteration(config, environment, networks, self.specification.bounds))
+        iteration = Iteration(config, environment, networks, self.specification.bounds)
+        advance = jax.jit(jax.vmap(iteration) if several else iteration)
 
         def chunk(state: TrainState, iterations: jax.Array) -> tuple[TrainState, Metrics]:
             shapes = jax.eval_shape(advance, state)[1]
@@ -75,7 +82,7 @@ class Program:
         self._compiled: Any = None
 
     def initial_state(self) -> TrainState:
-        """Return the state of a run that has not begun."""
+        """Return the state of a run that has not begun, of each of its seeds."""
         state: TrainState = self._initialize()
         return state
 
@@ -88,8 +95,8 @@ class Program:
     def run(self, state: TrainState, iterations: int) -> tuple[TrainState, Metrics]:
         """Dispatch `iterations` iterations (at most `CHUNK_CAPACITY`) and return without waiting.
 
-        `state` is donated: it must not be used again. Metrics lead with [CHUNK_CAPACITY]; the first `iterations`
-        rows are filled.
+        `state` is donated: it must not be used again. Metrics lead with [CHUNK_CAPACITY], or [CHUNK_CAPACITY, K] for
+        several seeds; the first `iterations` rows are filled.
         """
         self.compile()
         count = jax.device_put(np.asarray(iterations, np.int32), self._replicated)

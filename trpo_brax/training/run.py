@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import jax
 from trpo_brax.config import Config
 from trpo_brax.environments import Task, brax_task, environment_name, own_task
 from trpo_brax.errors import ConfigError, RunFolderError, TaskError
-from trpo_brax.evaluation import EvaluationReport, run_episodes, summarize
+from trpo_brax.evaluation import EpisodeRunner, EvaluationReport, policy_actor, summarize
 from trpo_brax.policy import ActionBounds, Policy, PolicySpecification
 from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.devices import largest_divisor
@@ -62,18 +63,39 @@ class Run:
         """Return the objects of metrics.jsonl, one an iteration."""
         return self._folder.read_metrics()
 
-    def policy(self, which: str | int = "latest") -> Policy:
+    def policy(self, which: str | int = "latest", *, policy_seed: int | None = None) -> Policy:
         """Return the policy of a checkpoint: `latest`, `best` or an iteration. No environment is needed.
 
+        Args:
+            which: checkpoint; `best` is the seed's own.
+            policy_seed: whose policy, in a run of several seeds; by default the first one's.
+
         Raises:
+            ConfigError: the run has no such seed.
             CheckpointError: there is no such checkpoint, or it cannot be read.
         """
-        checkpoints = Checkpoints(self._folder.checkpoints)
+        seed = self.check_seed(policy_seed)
+        checkpoints = Checkpoints(self._folder.checkpoints, seeds=self.config.seeds)
         try:
-            parameters, statistics = checkpoints.restore_policy(checkpoints.resolve(which), self._specification())
+            iteration = checkpoints.resolve(which, seed)
+            parameters, statistics = checkpoints.restore_policy(iteration, self._specification(), seed)
         finally:
             checkpoints.close()
         return Policy(self._specification(), parameters, statistics)
+
+    def check_seed(self, policy_seed: int | None) -> int:
+        """Return the seed whose policy is meant, the run's first by default.
+
+        Raises:
+            ConfigError: the run has no such seed.
+        """
+        seeds = self.config.seeds
+        if policy_seed is None:
+            return seeds[0]
+        if policy_seed not in seeds:
+            span = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+            raise ConfigError(f"policy_seed must be one of the seeds of {self.path}, {span}, not {policy_seed}.")
+        return policy_seed
 
     def task(self, environment: Env | None = None) -> Task:
         """Return the task of the run.
@@ -139,6 +161,7 @@ def evaluate(
     checkpoint: str | int = "latest",
     stochastic: bool = False,
     seed: int = 0,
+    policy_seed: int | None = None,
     environment: Env | None = None,
 ) -> EvaluationReport:
     """Run episodes of a trained policy, in parallel, each environment's first, and describe their returns.
@@ -149,23 +172,54 @@ def evaluate(
         checkpoint: `latest`, `best` or an iteration.
         stochastic: sample actions as in training, instead of acting by the mode.
         seed: of the episodes; drawn from a stream that no training uses.
+        policy_seed: whose policy, in a run of several seeds; by default the first one's.
         environment: for a run on an environment of the user's own, that environment.
 
     Raises:
         UserError: the run, checkpoint or environment cannot be used.
     """
+    chosen = run.check_seed(policy_seed)
+    reports = evaluate_seeds(
+        run,
+        episodes=episodes,
+        checkpoint=checkpoint,
+        stochastic=stochastic,
+        seed=seed,
+        policy_seeds=[chosen],
+        environment=environment,
+    )
+    return reports[chosen]
+
+
+def evaluate_seeds(
+    run: Run,
+    *,
+    episodes: int,
+    checkpoint: str | int = "latest",
+    stochastic: bool = False,
+    seed: int = 0,
+    policy_seeds: Sequence[int] | None = None,
+    environment: Env | None = None,
+) -> dict[int, EvaluationReport]:
+    """Evaluate the policies of several of a run's seeds, all of them by default, by one compiled program.
+
+    All meet the same episodes. The other arguments are those of `evaluate`.
+    """
     check_evaluation(episodes, seed)
     rollout = run.config.rollout
-    policy = run.policy(checkpoint)
-    available = jax.devices()
-    outcome = run_episodes(
+    chosen = run.config.seeds if policy_seeds is None else policy_seeds
+    policies = {policy_seed: run.policy(checkpoint, policy_seed=policy_seed) for policy_seed in chosen}
+    available = jax.local_devices()
+    runner = EpisodeRunner(
         run.task(environment),
-        policy,
+        policy_actor(policies[chosen[0]].specification, stochastic=stochastic),
         episodes=episodes,
         episode_length=rollout.episode_length,
         action_repeat=rollout.action_repeat,
-        key=stream_key(jax.random.PRNGKey(seed), Stream.EVALUATION),
-        stochastic=stochastic,
         devices=available[: largest_divisor(episodes, len(available))],
     )
-    return summarize(outcome)
+    key = stream_key(jax.random.PRNGKey(seed), Stream.EVALUATION)
+    return {
+        policy_seed: summarize(runner.run((policy.parameters, policy.statistics), key))
+        for policy_seed, policy in policies.items()
+    }

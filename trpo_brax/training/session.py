@@ -9,21 +9,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
 from trpo_brax.config import Config, to_dict
 from trpo_brax.environments import Task
-from trpo_brax.evaluation import learning_curve
+from trpo_brax.evaluation import Episodes, EvaluationReport, learning_curve, summarize
+from trpo_brax.training import processes
 from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.console import Console
 from trpo_brax.training.folder import RunFolder
-from trpo_brax.training.metrics import record
+from trpo_brax.training.metrics import across_seeds, record
 from trpo_brax.training.program import CHUNK_CAPACITY, Program
 from trpo_brax.training.provenance import provenance
 from trpo_brax.training.recorder import Recorder
-from trpo_brax.training.run import Run, evaluate, write_task
+from trpo_brax.training.run import Run, evaluate_seeds, write_task
 from trpo_brax.training.state import TrainState
 from trpo_brax.training.stopping import StopRequest
+from trpo_brax.training.summary import last_episodes, mean_return, of_seed
 
 if TYPE_CHECKING:
     from brax.envs import Env
@@ -62,7 +63,7 @@ class Session:
         self._stop = stop
         self._total = config.total_iterations
         self._task = task
-        self._checkpoints = Checkpoints(folder.checkpoints, keep=config.record.checkpoints_to_keep)
+        self._checkpoints = Checkpoints(folder.checkpoints, seeds=config.seeds, keep=config.record.checkpoints_to_keep)
         known = self._checkpoints.iterations()
         self._done = known[-1] if known else 0
         self._records = [row for row in folder.read_metrics() if row["iteration"] <= self._done]
@@ -79,29 +80,47 @@ class Session:
 
     def finish(self) -> None:
         """Write the curve and the summary; evaluate the last policy if training has finished."""
-        config, records, stopped = self._config, self._records, bool(self._stop)
-        learning_curve(records, self._folder.learning_curve_file, f"{self._task.name}, seed {config.seed}")
+        config, records = self._config, self._records
+        _, signal = processes.agree(0, self._stop.signal)
         summary: dict[str, Any] = {
-            "status": "stopped" if stopped else "finished",
-            "signal": self._stop.signal,
+            "status": "finished" if signal is None else "stopped",
+            "signal": signal,
             "iterations": self._done,
             "env_steps": self._done * config.steps_per_iteration,
             "wall_time_s": self._wall_time,
-            "training": _last_episodes(records),
+            "training": last_episodes(records),
             "evaluation": None,
+            "seeds": [
+                {"seed": seed, "training": last_episodes(of_seed(records, seed)), "evaluation": None}
+                for seed in config.seeds
+            ],
         }
-        self._folder.write_json(self._folder.summary_file, summary)
-        episodes = config.record.final_evaluation_episodes
-        if not stopped and episodes:
-            with self._console.stage(f"Evaluating {episodes} episodes"):
-                report = evaluate(Run.load(self._folder.path), episodes=episodes, environment=self._own())
-            summary["evaluation"] = report.to_dict()
+        if processes.primary():
+            learning_curve(records, self._folder.learning_curve_file, f"{self._task.name}, seed {config.seed}")
             self._folder.write_json(self._folder.summary_file, summary)
+        episodes = config.record.final_evaluation_episodes
+        if signal is None and episodes:
+            what = f"{episodes} episodes" if config.num_seeds == 1 else f"{episodes} episodes of each seed"
+            with self._console.stage(f"Evaluating {what}"):
+                reports = evaluate_seeds(Run.load(self._folder.path), episodes=episodes, environment=self._own())
+            for entry in summary["seeds"]:
+                entry["evaluation"] = reports[entry["seed"]].to_dict()
+            # Over all seeds' episodes together: what to expect of a policy trained like this.
+            pooled = summarize(Episodes.joined([report.details for report in reports.values()]))
+            summary["evaluation"] = pooled.to_dict()
+            # Every process evaluates, on devices of its own: none has to wait for another, and one writes.
+            if processes.primary():
+                self._folder.write_json(self._folder.summary_file, summary)
+            self._tell(reports)
+        self._console.note(f"{'Finished' if signal is None else 'Stopped and saved'}: {self._folder.path}")
+
+    def _tell(self, reports: dict[int, EvaluationReport]) -> None:
+        for seed, report in reports.items():
             self._console.note(
-                f"Return {report.return_mean:,.1f} +- {report.return_std:,.1f} over {report.episodes} episodes by the "
-                f"policy's mode, lowest {report.return_min:,.1f}, episode length {report.length_mean:,.0f}."
+                f"{f'Seed {seed}: return' if len(reports) > 1 else 'Return'} {report.return_mean:,.1f} +- "
+                f"{report.return_std:,.1f} over {report.episodes} episodes by the policy's mode, lowest "
+                f"{report.return_min:,.1f}, episode length {report.length_mean:,.0f}."
             )
-        self._console.note(f"{'Stopped and saved' if stopped else 'Finished'}: {self._folder.path}")
 
     def _own(self) -> Env | None:
         return self._task.environment if self._config.environment is not None else None
@@ -109,7 +128,8 @@ class Session:
     def _run_chunks(self) -> None:
         config, console, devices = self._config, self._console, self._devices
         console.note(
-            f"Training {self._task.name} for {self._total} iterations of {config.steps_per_iteration:,} steps on "
+            f"Training {self._task.name}{f', {config.num_seeds} seeds at once,' if config.num_seeds > 1 else ''} for "
+            f"{self._total} iterations of {config.steps_per_iteration:,} steps on "
             f"{len(devices)} {devices[0].device_kind} device{'s' if len(devices) > 1 else ''}, into {self._folder.path}"
         )
         with console.stage("Compiling"):
@@ -121,21 +141,27 @@ class Session:
             else:
                 state = program.initial_state()
             jax.block_until_ready(state)
-        write_task(self._folder, self._task)
-        self._folder.write_json(self._folder.config_file, to_dict(config))
-        self._folder.write_json(self._folder.provenance_file, self._provenance())
-        self._records = self._folder.cut_metrics(self._done)
-        recording = contextlib.closing(Recorder(self._folder, self._records))
-        with recording as recorder, console.training(self._total, self._done):
+        with contextlib.ExitStack() as stack:
+            recorder = stack.enter_context(contextlib.closing(self._open_folder())) if processes.primary() else None
+            stack.enter_context(console.training(self._total, self._done))
             first, began = self._done, self._wall_time
             self._dispatch_all(program, state, recorder)
         self._checkpoints.wait()
-        steps, seconds = (self._done - first) * config.steps_per_iteration, self._wall_time - began
+        steps = (self._done - first) * config.steps_per_iteration * config.num_seeds
+        seconds = self._wall_time - began
         if steps:
             speed = f"{steps:,} steps in {seconds:,.1f} s ({steps / seconds:,.0f} steps/s)"
-            recent = _last_episodes(self._records)["episode_return_mean"]
+            recent = last_episodes(self._records)["episode_return_mean"]
             gained = "no episode ended" if recent is None else f"return {recent:,.1f} by sampled actions"
             console.note(f"Training: iterations {first + 1} to {self._done}, {speed}, {gained}")
+
+    def _open_folder(self) -> Recorder:
+        """Write what describes this stretch, drop metrics newer than its start, and return what appends the rest."""
+        write_task(self._folder, self._task)
+        self._folder.write_json(self._folder.config_file, to_dict(self._config))
+        self._folder.write_json(self._folder.provenance_file, self._provenance())
+        self._folder.cut_metrics(self._done)
+        return Recorder(self._folder, self._records, several=self._config.num_seeds > 1)
 
     def _provenance(self) -> dict[str, Any]:
         """Return where this stretch came from, and where the stretches before it did."""
@@ -144,13 +170,15 @@ class Session:
         earlier = [] if before is None else [*before.pop("earlier"), before]
         return {**provenance(self._devices), "earlier": earlier}
 
-    def _dispatch_all(self, program: Program, state: TrainState, recorder: Recorder) -> None:
+    def _dispatch_all(self, program: Program, state: TrainState, recorder: Recorder | None) -> None:
         """Keep the device busy: while it runs one chunk, the one before is recorded."""
         self._clock = time.monotonic()
         pending: _Chunk | None = None
         dispatched = self._done
-        while dispatched < self._total and not self._stop:
-            length = self._chunk_length(dispatched)
+        while dispatched < self._total:
+            length, signal = processes.agree(self._chunk_length(dispatched), self._stop.signal)
+            if signal is not None:
+                break
             started = time.monotonic()
             state, metrics = program.run(state, length)
             if pending is not None:
@@ -180,7 +208,7 @@ class Session:
     def _checkpoint_due(self, iteration: int) -> bool:
         return iteration % self._config.record.checkpoint_every == 0 or iteration == self._total
 
-    def _complete(self, chunk: _Chunk, recorder: Recorder) -> None:
+    def _complete(self, chunk: _Chunk, recorder: Recorder | None) -> None:
         """Wait for a chunk, write its records, and save its state where that is due."""
         metrics = jax.device_get(chunk.metrics)
         finished = time.monotonic()
@@ -188,39 +216,37 @@ class Session:
         seconds = (finished - max(self._clock, chunk.dispatched)) / chunk.length
         self._clock = finished
         self._seconds_per_iteration = seconds
+        steps, seeds = self._config.steps_per_iteration, self._config.seeds
+        by_seed = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], len(seeds)), metrics)
         for index in range(chunk.length):
             self._wall_time += seconds
             self._done = chunk.first + index + 1
-            row = {
-                "iteration": self._done,
-                "env_steps": self._done * self._config.steps_per_iteration,
-                "wall_time_s": round(self._wall_time, 4),
-                "steps_per_second": round(self._config.steps_per_iteration / seconds, 1),
-                **record(jax.tree.map(lambda rows, at=index: rows[at], metrics)),
-            }
-            recorder.add(row)
-        recorder.flush()
-        self._console.iteration(row, self._total, (self._total - self._done) * seconds)
+            rows = [
+                {
+                    "seed": seed,
+                    "iteration": self._done,
+                    "env_steps": self._done * steps,
+                    "wall_time_s": round(self._wall_time, 4),
+                    "steps_per_second": round(steps * len(seeds) / seconds, 1),
+                    **record(jax.tree.map(lambda leaf, at=(index, position): leaf[at], by_seed)),
+                }
+                for position, seed in enumerate(seeds)
+            ]
+            self._records += rows
+            if recorder is not None:
+                recorder.add(rows)
+        if recorder is not None:
+            recorder.flush()
+        self._console.iteration(across_seeds(rows), self._total, (self._total - self._done) * seconds)
         if chunk.copy is not None:
             self._save(chunk.copy)
 
     def _save(self, state: TrainState) -> None:
         every = self._config.record.checkpoint_every
+        returns = {}
         # Only checkpoints on the beat compete for best: when a run was stopped must not decide which policy that is.
-        ranked = self._done % every == 0
-        self._checkpoints.save(state, self._config, _mean_return(self._records[-every:]) if ranked else None)
-
-
-def _mean_return(records: list[dict[str, Any]]) -> float | None:
-    """Return the mean return of all episodes in the records, None if none ended."""
-    # A mean can be null although episodes ended: finite rewards may add up to more than a float32.
-    rows = [row for row in records if row["episodes"] and row["episode_return_mean"] is not None]
-    if not rows:
-        return None
-    return float(np.average([row["episode_return_mean"] for row in rows], weights=[row["episodes"] for row in rows]))
-
-
-def _last_episodes(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean training return over the last tenth of the iterations, and how many episodes that is."""
-    recent = records[-max(1, len(records) // 10) :]
-    return {"episode_return_mean": _mean_return(recent), "episodes": sum(row["episodes"] for row in recent)}
+        if self._done % every == 0:
+            recent = [row for row in self._records if row["iteration"] > self._done - every]
+            means = {seed: mean_return(of_seed(recent, seed)) for seed in self._config.seeds}
+            returns = {seed: mean for seed, mean in means.items() if mean is not None}
+        self._checkpoints.save(state, self._config, returns)

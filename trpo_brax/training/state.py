@@ -1,4 +1,7 @@
-"""One pytree that is a whole run: save it and the run is saved."""
+"""One pytree that is a whole run: save it and the run is saved.
+
+A run of several seeds is the same pytree with a leading axis [K] on every leaf.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,15 @@ def critic_optimizer(config: Config) -> optax.GradientTransformation:
     return optax.flatten(optax.adam(config.critic.critic_learning_rate))
 
 
-def initial_state(config: Config, environment: VectorizedEnvironment, networks: Networks) -> TrainState:
-    """Return the state of a run that has not begun."""
-    key = jax.random.PRNGKey(config.seed)
+def initial_state(config: Config, environment: VectorizedEnvironment, networks: Networks, key: jax.Array) -> TrainState:
+    """Return the state of a run that has not begun.
+
+    Args:
+        config: of the run.
+        environment: to train in.
+        networks: to train.
+        key: uint32 [2], the run's root key: `jax.random.PRNGKey(seed)`.
+    """
     num_envs = config.rollout.num_envs
     spread = environment_keys(key, Stream.SPREAD, num_envs) if config.rollout.spread_initial_steps else None
     critic = networks.initial_critic(stream_key(key, Stream.CRITIC_INITIALIZATION))

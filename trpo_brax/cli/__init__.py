@@ -1,0 +1,52 @@
+"""The command line: each command a thin call into the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from trpo_brax.checked import suggest
+from trpo_brax.cli.environments import check, tasks
+from trpo_brax.cli.evaluate import evaluate
+from trpo_brax.cli.train import train
+from trpo_brax.errors import ConfigError, UserError
+
+_COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
+    "train": (train, "[TASK] [options]", "train a policy and leave a run folder"),
+    "evaluate": (evaluate, "RUN [options]", "run episodes of a trained policy"),
+    "tasks": (tasks, "", "list the tasks"),
+    "check": (check, "ENVIRONMENT", "tell what a trainer needs of an environment"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    0: done; 1: a failure; 2: bad arguments or configuration, one sentence on standard error; 128 + n: stopped by
+    signal n with the run saved.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # An environment of the user's own stands in the current folder; at the end of the path it hides no other module.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_overview())
+            return 0 if words else 2
+        if words[0] not in _COMMANDS:
+            raise ConfigError(f"unknown command {words[0]!r}{suggest(words[0], _COMMANDS)}.")
+        return _COMMANDS[words[0]][0](words[1:])
+    except UserError as error:
+        print(f"trpo-brax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _overview() -> str:
+    lines = "\n".join(
+        f"  {f'trpo-brax {name} {arguments}':40}{about}" for name, (_, arguments, about) in _COMMANDS.items()
+    )
+    hint = "Add --help to any of them for its options."
+    return f"Trust region policy optimisation for Brax, as one compiled JAX program.\n\n{lines}\n\n{hint}"

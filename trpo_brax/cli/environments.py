@@ -1,0 +1,73 @@
+"""trpo-brax check and trpo-brax tasks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from trpo_brax.cli.parsing import parse
+from trpo_brax.errors import TaskError
+from trpo_brax.presets import PRESETS, preset
+
+
+@dataclass(frozen=True)
+class CheckArguments:
+    """Tell an environment's author what a trainer needs of it, in one sentence each; exit status 1 if it lacks any."""
+
+    environment: Annotated[str, Positional, tyro.conf.arg(metavar="ENVIRONMENT")]
+    """package.module:Class of a brax.envs.Env, or a Brax task."""
+    backend: str | None = None
+    """Physics backend of a Brax task; by default the one its preset trains on."""
+    episode_length: int = 1000
+    """Time limit in control steps that training will use."""
+    action_low: float | None = None
+    """Lowest action; overrides what the environment says."""
+    action_high: float | None = None
+    """Highest action; overrides what the environment says."""
+
+
+@dataclass(frozen=True)
+class TasksArguments:
+    """List the tasks, their physics backends and how long their presets train."""
+
+
+def check(words: list[str]) -> int:
+    arguments = parse(CheckArguments, words, "check")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from trpo_brax.config import RolloutConfig, RuntimeConfig
+    from trpo_brax.environments import brax_task, load_environment, own_task
+    from trpo_brax.environments.check import Finding, check_environment, format_findings
+    from trpo_brax.training.devices import configure
+
+    settings = RolloutConfig(
+        episode_length=arguments.episode_length, action_low=arguments.action_low, action_high=arguments.action_high
+    )
+    configure(RuntimeConfig(cpu_devices=1), 1)
+    if ":" in arguments.environment:
+        environment = load_environment(arguments.environment)
+        try:
+            task = own_task(environment, settings)
+        except TaskError as error:
+            print(format_findings([Finding("error", "structure", str(error))]))
+            return 1
+    else:
+        task = brax_task(arguments.environment, arguments.backend or preset(arguments.environment).rollout.backend)
+    findings = check_environment(task, episode_length=settings.episode_length)
+    print(format_findings(findings))
+    return 1 if any(finding.level == "error" for finding in findings) else 0
+
+
+def tasks(words: list[str]) -> int:
+    parse(TasksArguments, words, "tasks")
+    from trpo_brax.environments import TASKS
+
+    print(f"{'task':26}{'environments':>14}{'steps':>14}  physics backends")
+    for name in sorted(TASKS):
+        config = PRESETS[name]
+        backends = ", ".join(TASKS[name])
+        print(f"{name:26}{config.rollout.num_envs:>14,}{config.total_steps:>14,}  {backends}")
+    return 0

@@ -1,0 +1,67 @@
+"""trpo-brax train."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from trpo_brax.cli.parsing import parse
+from trpo_brax.config import Config, override
+from trpo_brax.errors import RunFolderError
+from trpo_brax.presets import preset
+from trpo_brax.training.console import Console
+
+
+@dataclass(frozen=True)
+class TrainArguments(Config):
+    """Train a policy with TRPO and leave a run folder. Every option has a default that suits the task."""
+
+    run_dir: str | None = None
+    """Folder to keep the run in; by default runs/TASK-SEED-TIMESTAMP."""
+    resume: bool = False
+    """Continue the run in --run-dir, exactly as if it had never stopped."""
+
+
+def train(words: list[str]) -> int:
+    arguments = _parse_training(words)
+    config = Config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)})
+    console = Console()
+    with console.stage("Loading JAX and Brax"):
+        from trpo_brax.training import train as train_run
+
+        _import_brax()
+    run = train_run(config, run_dir=arguments.run_dir, resume=arguments.resume, console=console)
+    signal = run.summary["signal"]
+    return 0 if signal is None else 128 + int(signal)
+
+
+def _import_brax() -> None:
+    from trpo_brax.environments.quiet import quiet
+
+    with quiet():
+        import brax.envs  # noqa: F401
+
+
+def _parse_training(words: list[str]) -> TrainArguments:
+    """Parse twice: once for the task or the run to resume, once with its settings as the defaults."""
+    plain = [word for word in words if word not in ("-h", "--help")]
+    first = parse(TrainArguments, plain, "train", default=_arguments(override(Config(), task="")))
+    base = preset(first.task or "inverted_pendulum")
+    if first.environment is not None and not first.task:
+        base = Config()
+    if not first.resume:
+        return parse(TrainArguments, words, "train", default=_arguments(base))
+    if first.run_dir is None:
+        raise RunFolderError("--resume continues the run in --run-dir, which was not given.")
+    from trpo_brax.training.folder import RunFolder
+
+    saved = RunFolder(first.run_dir).read_config()
+    if saved.environment is not None and first.environment is None:
+        raise RunFolderError(
+            f"{first.run_dir} was trained on an environment of your own: give --environment {saved.environment} again."
+        )
+    return parse(TrainArguments, words, "train", default=_arguments(saved))
+
+
+def _arguments(config: Config) -> TrainArguments:
+    return TrainArguments(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Config)})

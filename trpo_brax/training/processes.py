@@ -1,0 +1,84 @@
+"""Several processes that train one run together: joining them, and agreeing on what only a host can know.
+
+All run the same host loop on the same global arrays; process 0 alone writes and talks. Whatever depends on a clock or a
+signal is agreed on before a collective program is dispatched, or they would dispatch different ones and wait for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from trpo_brax.config import RuntimeConfig
+from trpo_brax.errors import ConfigError, UserError
+
+
+def join(runtime: RuntimeConfig) -> None:
+    """Connect this process to the others, where there are any; must come before anything starts JAX's backend.
+
+    They are named by `coordinator`, `num_processes` and `process_id`, or by SLURM, where `srun` started several tasks.
+
+    Raises:
+        ConfigError: only some of the three were given.
+        UserError: the others were not found.
+    """
+    given = {name: getattr(runtime, name) for name in ("coordinator", "num_processes", "process_id")}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ConfigError(f"coordinator, num_processes and process_id go together; {missing[0]} was not given.")
+    if missing and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return
+    if not missing and given["process_id"] >= given["num_processes"]:
+        raise ConfigError(
+            f"process_id must be less than num_processes, {given['num_processes']}, not {given['process_id']}."
+        )
+    # JAX would otherwise hand SIGTERM to a notifier of its own, and our save would never begin.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            runtime.coordinator, runtime.num_processes, runtime.process_id, **({} if missing else _BY_HAND)
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the processes of this run could not be joined: {str(error).splitlines()[0]}") from error
+
+
+# What the user says is not to be completed from a cluster's environment variables.
+_BY_HAND: dict[str, Any] = {"cluster_detection_method": "deactivate"}
+
+
+def primary() -> bool:
+    """Return whether this is the process that writes and talks; a lone process is."""
+    return jax.process_index() == 0
+
+
+def agree(length: int, signal: int | None) -> tuple[int, int | None]:
+    """Return process 0's chunk length, and the signal that any process was told to stop by."""
+    if jax.process_count() == 1:
+        return length, signal
+    rows = np.asarray(multihost_utils.process_allgather(np.array([length, signal or 0], np.int32)))
+    return int(rows[0, 0]), int(rows[:, 1].max()) or None
+
+
+def check_same(what: str, text: str) -> None:
+    """Wait for all processes, and refuse to go on where their texts differ.
+
+    Raises:
+        UserError: in every process.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
+    rows = np.asarray(multihost_utils.process_allgather(digest))
+    if (rows != rows[0]).any():
+        raise UserError(f"the processes of this run were started with another {what} each.")
+
+
+def wait(name: str) -> None:
+    """Wait until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
