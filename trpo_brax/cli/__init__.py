@@ -7,14 +7,18 @@ import sys
 from collections.abc import Callable, Sequence
 
 from trpo_brax.checked import suggest
+from trpo_brax.cli.bench import bench
 from trpo_brax.cli.environments import check, tasks
 from trpo_brax.cli.evaluate import evaluate
+from trpo_brax.cli.plot import plot
 from trpo_brax.cli.train import train
 from trpo_brax.errors import ConfigError, UserError
 
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "train": (train, "[TASK] [options]", "train a policy and leave a run folder"),
     "evaluate": (evaluate, "RUN [options]", "run episodes of a trained policy"),
+    "plot": (plot, "RUN... [options]", "draw learning curves over seeds"),
+    "bench": (bench, "[TASK] [options]", "measure speed and memory"),
     "tasks": (tasks, "", "list the tasks"),
     "check": (check, "ENVIRONMENT", "tell what a trainer needs of an environment"),
 }

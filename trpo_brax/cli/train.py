@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
+from trpo_brax.cli.configuration import configuration, parse_first, preset_of, with_defaults
 from trpo_brax.cli.parsing import parse
-from trpo_brax.config import Config, override
+from trpo_brax.config import Config
 from trpo_brax.errors import RunFolderError
-from trpo_brax.presets import preset
 from trpo_brax.training.console import Console
 
 
@@ -24,13 +23,12 @@ class TrainArguments(Config):
 
 def train(words: list[str]) -> int:
     arguments = _parse_training(words)
-    config = Config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)})
     console = Console()
     with console.stage("Loading JAX and Brax"):
         from trpo_brax.training import train as train_run
 
         _import_brax()
-    run = train_run(config, run_dir=arguments.run_dir, resume=arguments.resume, console=console)
+    run = train_run(configuration(arguments), run_dir=arguments.run_dir, resume=arguments.resume, console=console)
     signal = run.summary["signal"]
     return 0 if signal is None else 128 + int(signal)
 
@@ -44,13 +42,9 @@ def _import_brax() -> None:
 
 def _parse_training(words: list[str]) -> TrainArguments:
     """Parse twice: once for the task or the run to resume, once with its settings as the defaults."""
-    plain = [word for word in words if word not in ("-h", "--help")]
-    first = parse(TrainArguments, plain, "train", default=_arguments(override(Config(), task="")))
-    base = preset(first.task or "inverted_pendulum")
-    if first.environment is not None and not first.task:
-        base = Config()
+    first = parse_first(TrainArguments, words, "train")
     if not first.resume:
-        return parse(TrainArguments, words, "train", default=_arguments(base))
+        return parse(TrainArguments, words, "train", default=with_defaults(TrainArguments, preset_of(first)))
     if first.run_dir is None:
         raise RunFolderError("--resume continues the run in --run-dir, which was not given.")
     from trpo_brax.training.folder import RunFolder
@@ -60,8 +54,4 @@ def _parse_training(words: list[str]) -> TrainArguments:
         raise RunFolderError(
             f"{first.run_dir} was trained on an environment of your own: give --environment {saved.environment} again."
         )
-    return parse(TrainArguments, words, "train", default=_arguments(saved))
-
-
-def _arguments(config: Config) -> TrainArguments:
-    return TrainArguments(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Config)})
+    return parse(TrainArguments, words, "train", default=with_defaults(TrainArguments, saved))

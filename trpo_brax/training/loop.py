@@ -56,6 +56,8 @@ def train(
         config = override(config, environment=environment_name(environment))
     for note in device_choice.configure(config.runtime, config.rollout.num_envs):
         console.note(note)
+    # Who trains together is a fact of this start, not of the run: a resume may be another number of processes.
+    config = override(config, coordinator=None, num_processes=None, process_id=None)
     if not processes.primary():
         console = Console(io.StringIO())
     if run_dir is None and jax.process_count() > 1:
@@ -71,7 +73,7 @@ def train(
     else:
         folder.refuse_used()
     # Checked by all before the first of them writes.
-    processes.check_same("configuration", json.dumps(to_dict(override(config, process_id=None)), sort_keys=True))
+    processes.check_same("configuration", json.dumps(to_dict(config), sort_keys=True))
     with StopRequest() as stop:
         with console.stage("Building the task"):
             task = make_task(config, environment)

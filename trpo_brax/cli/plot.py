@@ -1,0 +1,44 @@
+"""trpo-brax plot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from trpo_brax.checked import Checked, Count
+from trpo_brax.cli.parsing import parse
+
+
+@dataclass(frozen=True)
+class PlotArguments(Checked):
+    """Draw learning curves: of runs that differ only in seed, the interquartile mean and a 95% bootstrap interval."""
+
+    runs: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folders; those of one task and configuration are one curve."""
+    output: str = "learning_curves.png"
+    """Picture to write; its ending says of which kind: png, svg or pdf."""
+    table: str | None = None
+    """CSV file to write the drawn numbers to."""
+    x: Literal["env_steps", "wall_time"] = "env_steps"
+    """What the returns are drawn against: control steps of a seed, or seconds of training."""
+    window: Annotated[int, Count(1)] = 1
+    """Draw the mean over the episodes of so many iterations; 1: of each by itself."""
+
+
+def plot(words: list[str]) -> int:
+    """Run `trpo-brax plot` and return its exit status."""
+    arguments = parse(PlotArguments, words, "plot")
+    from trpo_brax.evaluation.curves import RecordedRun, group_runs
+    from trpo_brax.evaluation.plots import plot_groups
+    from trpo_brax.training.folder import RunFolder
+
+    folders = [RunFolder(path) for path in arguments.runs]
+    runs = [RecordedRun(str(one.path), one.read_config(), one.read_metrics()) for one in folders]
+    table = None if arguments.table is None else Path(arguments.table)
+    plot_groups(group_runs(runs), Path(arguments.output), arguments.x, arguments.window, table)
+    print(arguments.output)
+    return 0
