@@ -159,7 +159,7 @@ def krylov_solution(matrix: Array, rhs: Array, iterations: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class GaussianBatch:
-    """observations [T, N, I], actions [T, N, A], advantages [T, N] and weights [T, N] that sum to one."""
+    """observations [N, T, I], actions [N, T, A], advantages [N, T] and weights [N, T] that sum to one."""
 
     observations: Array
     actions: Array
@@ -167,7 +167,7 @@ class GaussianBatch:
     weights: Array
 
     def flat(self) -> tuple[Array, Array, Array, Array]:
-        """Return the four with time and environments merged."""
+        """Return the four with environments and time merged."""
         return (
             self.observations.reshape(-1, self.observations.shape[-1]),
             self.actions.reshape(-1, self.actions.shape[-1]),
@@ -205,8 +205,8 @@ def policy_gradient(policy: Network, batch: GaussianBatch) -> Array:
 
 def gaussian_fisher(policy: Network, batch: GaussianBatch, stride: int = 1) -> Array:
     """Return the Fisher matrix over every `stride`-th time step, weights renormalised over them."""
-    observations = batch.observations[::stride].reshape(-1, batch.observations.shape[-1])
-    weights = batch.weights[::stride].ravel() / batch.weights[::stride].sum()
+    observations = batch.observations[:, ::stride].reshape(-1, batch.observations.shape[-1])
+    weights = batch.weights[:, ::stride].ravel() / batch.weights[:, ::stride].sum()
     log_std = np.broadcast_to(policy["log_std"], (len(observations), policy["log_std"].size))
     return explicit_fisher(gaussian_jacobian(policy, observations), gaussian_metric(log_std), weights)
 

@@ -31,6 +31,9 @@ MAY_CHANGE_ON_RESUME = {
     "final_evaluation_episodes",
     "platform",
     "cpu_devices",
+    "coordinator",
+    "num_processes",
+    "process_id",
     "max_chunk_seconds",
     "compilation_cache",
 }
@@ -40,7 +43,10 @@ FIELDS = {name: (value, hint) for name, value, hint in walk(Config())}
 # Field, values that are just allowed, values that are just not.
 EDGES: list[tuple[str, list[Any], list[Any]]] = [
     ("seed", [0, 2**32 - 1], [-1, 2**32]),
+    ("num_seeds", [1, 100], [0, -1, 1.5]),
     ("total_steps", [1, 10**18], [0, -1]),
+    ("num_processes", [None, 1], [0, -1]),
+    ("process_id", [None, 0], [-1]),
     ("num_envs", [4], [3, 0, -4]),
     ("unroll_length", [4], [3, 0]),
     ("episode_length", [1], [0, -1]),
@@ -169,7 +175,8 @@ class TestBounds:
 
     def test_every_number_has_been_tried_at_its_edges(self) -> None:
         tried = {name for name, _, _ in EDGES}
-        free = {"task", "environment", "compilation_cache", "spread_initial_steps", "action_low", "action_high"}
+        free = {"task", "environment", "coordinator", "compilation_cache", "spread_initial_steps"}
+        free |= {"action_low", "action_high"}
         assert tried | free == set(FIELDS)
 
     @pytest.mark.parametrize("name", [name for name, (value, _) in FIELDS.items() if isinstance(value, float)])

@@ -103,7 +103,7 @@ class TrustRegionConfig(Checked):
     """Most conjugate gradient iterations."""
     cg_tolerance: Annotated[float, AtLeast(0.0)] = 1e-3
     """Conjugate gradient stops when the residual's norm is at most this fraction of the gradient's."""
-    fisher_fraction: Annotated[float, FRACTION] = 0.2
+    fisher_fraction: Annotated[float, FRACTION] = 0.05
     """Fraction of the time steps used for Fisher products, rounded to every k-th; gradient and line search see all."""
     line_search_steps: Annotated[int, Count(1)] = 10
     """Most step lengths tried."""
@@ -119,9 +119,9 @@ class CriticConfig(Checked):
 
     critic_learning_rate: Annotated[float, POSITIVE] = 1e-3
     """Adam's learning rate."""
-    critic_epochs: Annotated[int, Count(1)] = 5
+    critic_epochs: Annotated[int, Count(1)] = 2
     """Passes over the batch per iteration."""
-    critic_minibatches: Annotated[int, Count(1)] = 8
+    critic_minibatches: Annotated[int, Count(1)] = 64
     """Minibatches per pass, each of all environments and a share of the time steps; at most unroll_length are used."""
 
 
@@ -144,8 +144,7 @@ class RuntimeConfig(Checked):
     platform: Annotated[Platform, MAY_CHANGE] = "auto"
     """auto: what JAX finds; cpu; gpu: fail where there is none."""
     cpu_devices: Annotated[int | None, AtLeast(1), MAY_CHANGE] = None
-    """CPU devices, of each process, to shard environments over; by default as many as divide num_envs, at most one a
-    usable core."""
+    """CPU devices of a process to shard environments over; by default what divides num_envs, up to the usable cores."""
     coordinator: Annotated[str | None, MAY_CHANGE] = None
     """HOST:PORT of process 0, where several processes train one run; srun needs none of these three."""
     num_processes: Annotated[int | None, AtLeast(1), MAY_CHANGE] = None

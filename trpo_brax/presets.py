@@ -8,14 +8,21 @@ from trpo_brax.errors import ConfigError
 
 # Balancing is lost by drifting for hundreds of steps, and running by falling after as many: a short horizon does not
 # see it coming. With a discount of 0.995 hopper learns to run fast and fall (return 900, episodes of 300 steps).
-_FAR_SIGHTED = override(Config(), discount=0.999, trace_decay=0.97, critic_epochs=10)
-_PENDULUM = override(Config(), num_envs=256, unroll_length=64, discount=0.998, trace_decay=0.97, critic_epochs=10)
-_LOCOMOTION = override(Config(), discount=0.99, trace_decay=0.97, critic_epochs=10)
+_FAR_SIGHTED = override(Config(), discount=0.999, trace_decay=0.97)
+_LOCOMOTION = override(Config(), discount=0.99, trace_decay=0.97)
+_SMALL = override(Config(), num_envs=256, unroll_length=64, critic_minibatches=8)
+_PENDULUM = override(_SMALL, discount=0.998, trace_decay=0.97)
 
 PRESETS: dict[str, Config] = {
-    "inverted_pendulum": override(_PENDULUM, task="inverted_pendulum", total_steps=1_200_000),
-    "inverted_double_pendulum": override(_PENDULUM, task="inverted_double_pendulum", total_steps=3_000_000),
-    "reacher": override(Config(), task="reacher", num_envs=256, unroll_length=64, total_steps=2_000_000),
+    # Its simulator is nearly free: few and long critic steps, or they would cost more than all the rest. The double
+    # pendulum lost one seed of three with them.
+    "inverted_pendulum": override(
+        _PENDULUM, task="inverted_pendulum", critic_learning_rate=3e-3, total_steps=1_200_000
+    ),
+    "inverted_double_pendulum": override(
+        _PENDULUM, task="inverted_double_pendulum", critic_epochs=10, total_steps=3_000_000
+    ),
+    "reacher": override(_SMALL, task="reacher", critic_epochs=5, total_steps=2_000_000),
     "hopper": override(_FAR_SIGHTED, task="hopper", total_steps=5_000_000),
     "walker2d": override(_FAR_SIGHTED, task="walker2d", total_steps=10_000_000),
     "halfcheetah": override(_LOCOMOTION, task="halfcheetah", total_steps=10_000_000),

@@ -51,6 +51,11 @@ def gaussian_policy(parameters: Any, observations: jax.Array) -> DiagonalGaussia
     return DiagonalGaussian(mean, jnp.broadcast_to(parameters["log_std"], mean.shape))
 
 
+def shared_gaussian_policy(parameters: Any, observations: jax.Array) -> DiagonalGaussian:
+    """Return the same distribution with one log_std [A] for all states."""
+    return DiagonalGaussian(network(parameters, observations), parameters["log_std"])
+
+
 def categorical_policy(parameters: Any, observations: jax.Array) -> Categorical:
     """Return a categorical distribution with a network's logits."""
     return Categorical(network(parameters, observations))
@@ -70,12 +75,12 @@ def random_network(rng: np.random.Generator, outputs: int = ACTION, *, gaussian:
 
 
 def random_batch(rng: np.random.Generator, policy: Network, length: int = 6, environments: int = 5) -> GaussianBatch:
-    """Return a batch sampled from a Gaussian policy, with an eighth of the samples unused."""
-    observations = rng.standard_normal((length, environments, OBSERVATION))
+    """Return a batch [N, T] sampled from a Gaussian policy, with an eighth of the samples unused."""
+    observations = rng.standard_normal((environments, length, OBSERVATION))
     mean = np.tanh(observations @ policy["w1"] + policy["b1"]) @ policy["w2"] + policy["b2"]
     actions = mean + np.exp(policy["log_std"]) * rng.standard_normal(mean.shape)
-    used = rng.permutation(length * environments).reshape(length, environments) >= length * environments // 8
-    advantages = rng.standard_normal((length, environments))
+    used = rng.permutation(length * environments).reshape(environments, length) >= length * environments // 8
+    advantages = rng.standard_normal((environments, length))
     return GaussianBatch(observations, actions, advantages, used / used.sum())
 
 

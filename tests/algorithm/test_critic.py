@@ -18,7 +18,8 @@ from tests.references import Array, Network
 from trpo_brax.algorithm import CriticFit, explained_variance, fit_critic, sample_weights
 
 RATE = 1e-2
-OPTIMIZER = optax.adam(RATE)
+OPTIMIZER = optax.flatten(optax.adam(RATE))
+"""Its state is over all parameters as one vector."""
 LENGTH, ENVIRONMENTS = 6, 5
 
 
@@ -45,12 +46,12 @@ def compiled(epochs: int, minibatches: int) -> Callable[..., CriticFit]:
 
 
 def problem(seed: int = 0, length: int = LENGTH) -> tuple[Network, Array, Array, Array]:
-    """Return a critic, observations [T, N, O], targets [T, N] and valid [T, N]."""
+    """Return a critic, observations [N, T, O], targets [N, T] and valid [N, T]."""
     rng = np.random.default_rng(seed)
     critic = random_network(rng, 1, gaussian=False)
     observations, targets = (
-        rng.standard_normal((length, ENVIRONMENTS, OBSERVATION)),
-        rng.standard_normal((length, ENVIRONMENTS)),
+        rng.standard_normal((ENVIRONMENTS, length, OBSERVATION)),
+        rng.standard_normal((ENVIRONMENTS, length)),
     )
     return critic, observations, targets, rng.uniform(size=targets.shape) > 0.2
 
@@ -80,9 +81,11 @@ def by_hand(
     for _ in range(epochs):
         losses = []
         for m in range(minibatches):
-            used = valid[m::minibatches]
+            used = valid[:, m::minibatches]
             loss, gradient = references.squared_error(
-                references.unflatten(vector, critic), observations[m::minibatches][used], targets[m::minibatches][used]
+                references.unflatten(vector, critic),
+                observations[:, m::minibatches][used],
+                targets[:, m::minibatches][used],
             )
             vector = adam.step(vector, gradient)
             losses.append(loss)
@@ -142,8 +145,8 @@ def test_minibatch_m_holds_time_steps_m_and_every_mth_after(
     length: int, minibatches: int, expected: list[list[int]]
 ) -> None:
     # The critic is a table of one value a sample, so a gradient shows which samples it came from and with which weight.
-    samples = jnp.arange(length * ENVIRONMENTS).reshape(length, ENVIRONMENTS)
-    table = jnp.zeros(length * ENVIRONMENTS)
+    samples = jnp.arange(ENVIRONMENTS * length).reshape(ENVIRONMENTS, length)
+    table = jnp.zeros(ENVIRONMENTS * length)
     optimizer = recorder(2 * len(expected))
     result = fit_critic(
         lambda parameters, inputs: parameters[inputs[..., 0]],
@@ -160,9 +163,9 @@ def test_minibatch_m_holds_time_steps_m_and_every_mth_after(
     assert count == 2 * len(expected)
     for update, gradient in enumerate(np.asarray(gradients)):
         steps = expected[update % len(expected)]
-        wanted = np.zeros((length, ENVIRONMENTS))
-        wanted[steps] = -2 / (len(steps) * ENVIRONMENTS)  # d mean (V - 1)^2 / dV at V = 0
-        np.testing.assert_allclose(gradient.reshape(length, ENVIRONMENTS), wanted, rtol=1e-6)
+        wanted = np.zeros((ENVIRONMENTS, length))
+        wanted[:, steps] = -2 / (len(steps) * ENVIRONMENTS)  # d mean (V - 1)^2 / dV at V = 0
+        np.testing.assert_allclose(gradient.reshape(ENVIRONMENTS, length), wanted, rtol=1e-6)
     assert float(result.loss) == 1.0
 
 
@@ -185,9 +188,9 @@ def test_what_an_invalid_sample_holds_does_not_matter(field: str, filler: float)
 def test_a_minibatch_that_is_not_finite_is_left_out(float64: None, poison: float) -> None:
     critic, observations, targets, _ = problem()
     valid = np.ones(targets.shape, bool)
-    targets[3, 2] = poison  # in the second of two minibatches
+    targets[2, 3] = poison  # in the second of two minibatches
     result = fit(critic, observations, targets, valid, epochs=3, minibatches=2)
-    healthy, _ = by_hand(critic, observations[::2], targets[::2], valid[::2], epochs=3, minibatches=1)
+    healthy, _ = by_hand(critic, observations[:, ::2], targets[:, ::2], valid[:, ::2], epochs=3, minibatches=1)
     np.testing.assert_allclose(
         references.flatten(result.parameters), references.flatten(healthy), rtol=1e-10, atol=1e-12
     )
@@ -213,12 +216,38 @@ def test_nothing_valid_changes_nothing() -> None:
     assert np.isnan(result.loss), "no sample, no loss: null in the records, never 0"
 
 
+def test_without_a_valid_sample_momentum_does_not_go_on_either() -> None:
+    critic, observations, targets, valid = problem()
+    before = fit(critic, observations, targets, valid, epochs=2, minibatches=2)
+    critic = to_numpy(before.parameters)
+    nothing = fit(
+        critic, observations, targets, np.zeros_like(valid), epochs=2, minibatches=2, state=before.optimizer_state
+    )
+    assert bytes_of((nothing.parameters, nothing.optimizer_state)) == bytes_of(
+        (before.parameters, before.optimizer_state)
+    )
+    # A minibatch without one is left out, and the other is not.
+    half = valid & (np.arange(LENGTH) % 2 == 1)
+    one = fit(critic, observations, targets, half, epochs=1, minibatches=2, state=before.optimizer_state)
+    only = fit(
+        critic,
+        observations[:, 1::2],
+        targets[:, 1::2],
+        valid[:, 1::2],
+        epochs=1,
+        minibatches=1,
+        state=before.optimizer_state,
+    )
+    np.testing.assert_allclose(references.flatten(one.parameters), references.flatten(only.parameters), rtol=1e-6)
+    assert one.optimizer_state[0].count == before.optimizer_state[0].count + 1
+
+
 # Explained variance
 
 
 def test_explained_variance_against_numpy(float64: None) -> None:
     rng = np.random.default_rng(0)
-    targets, predictions = rng.standard_normal((2, LENGTH, ENVIRONMENTS))
+    targets, predictions = rng.standard_normal((2, ENVIRONMENTS, LENGTH))
     predictions = 0.5 * predictions + targets + 3.0
     valid = rng.uniform(size=targets.shape) > 0.2
     weights = np.asarray(sample_weights(jnp.asarray(valid)), np.float64)
@@ -233,7 +262,7 @@ def test_explained_variance_against_numpy(float64: None) -> None:
     [("targets", 1.0), ("targets and an offset", 1.0), ("a constant", 0.0), ("the opposite", -3.0)],
 )
 def test_explained_variance_by_hand(predictions: str, expected: float) -> None:
-    targets = jnp.asarray(np.random.default_rng(1).standard_normal((LENGTH, ENVIRONMENTS)), jnp.float32)
+    targets = jnp.asarray(np.random.default_rng(1).standard_normal((ENVIRONMENTS, LENGTH)), jnp.float32)
     guesses = {
         "targets": targets,
         "targets and an offset": targets + 5,
@@ -246,6 +275,6 @@ def test_explained_variance_by_hand(predictions: str, expected: float) -> None:
 
 @pytest.mark.parametrize("constant", [0.0, 3.3])
 def test_explained_variance_of_constant_targets_is_undefined(constant: float) -> None:
-    targets = jnp.full((LENGTH, ENVIRONMENTS), constant)
+    targets = jnp.full((ENVIRONMENTS, LENGTH), constant)
     predictions = jnp.asarray(np.random.default_rng(2).standard_normal(targets.shape))
     assert np.isnan(explained_variance(predictions, targets, sample_weights(jnp.ones(targets.shape, bool))))

@@ -20,6 +20,7 @@ from tests.algorithm.policies import (
     categorical_policy,
     gaussian_policy,
     random_network,
+    shared_gaussian_policy,
 )
 from tests.references import Array, Network
 from trpo_brax.algorithm import fisher_product
@@ -37,6 +38,10 @@ class Case:
     observations: Array
     weights: Array
     fisher: Array
+
+    @property
+    def gaussian(self) -> bool:
+        return self.policy_of is not categorical_policy
 
     def product(self, weights: Array | None = None, damping: float = 0.0) -> Callable[[jax.Array], jax.Array]:
         """Return v -> (F + damping I) v on flat vectors, in the precision in force."""
@@ -59,14 +64,15 @@ class Case:
 def build(kind: str, seed: int = 0) -> Case:
     """Return a case with unequal weights."""
     rng = np.random.default_rng(seed)
-    parameters = random_network(rng, ACTION if kind == "gaussian" else LOGITS, gaussian=kind == "gaussian")
+    gaussian = kind != "categorical"
+    parameters = random_network(rng, ACTION if gaussian else LOGITS, gaussian=gaussian)
     observations = rng.standard_normal((STATES, OBSERVATION))
     weights = rng.uniform(size=STATES)
     weights /= weights.sum()
-    if kind == "gaussian":
+    if gaussian:
         log_std = np.broadcast_to(parameters["log_std"], (STATES, ACTION))
         jacobian, metric = references.gaussian_jacobian(parameters, observations), references.gaussian_metric(log_std)
-        policy_of: Any = gaussian_policy
+        policy_of: Any = gaussian_policy if kind == "gaussian" else shared_gaussian_policy
     else:
         jacobian = references.network_jacobian(parameters, observations)
         metric = references.categorical_metric(references.network_output(parameters, observations))
@@ -75,7 +81,7 @@ def build(kind: str, seed: int = 0) -> Case:
     return Case(policy_of, parameters, observations, weights, fisher)
 
 
-@pytest.fixture(scope="module", params=["gaussian", "categorical"])
+@pytest.fixture(scope="module", params=["gaussian", "gaussian with a shared log_std", "categorical"])
 def case(request: pytest.FixtureRequest) -> Case:
     return build(request.param)
 
@@ -89,6 +95,20 @@ def matrix(case: Case) -> Array:
 
 def test_equals_the_explicit_matrix(case: Case, matrix: Array) -> None:
     np.testing.assert_allclose(matrix, case.fisher, rtol=1e-12, atol=1e-14 * np.abs(case.fisher).max())
+
+
+@pytest.mark.parametrize("total", [1.0, 2.5, 0.0], ids="weights sum to {}".format)
+def test_a_log_std_shared_by_all_states_is_one_of_every_state(float64: None, total: float) -> None:
+    # Its one cotangent is the sum of every state's, whatever the weights add up to.
+    shared, everywhere = build("gaussian with a shared log_std"), build("gaussian")
+    weights = total * everywhere.weights
+    scale = np.abs(everywhere.fisher).max()
+    np.testing.assert_allclose(shared.matrix(weights), everywhere.matrix(weights), rtol=1e-12, atol=1e-14 * scale)
+    np.testing.assert_allclose(shared.matrix(weights), total * everywhere.fisher, rtol=1e-12, atol=1e-14 * scale)
+    folded = dataclasses.replace(shared, observations=shared.observations.reshape(8, 5, -1))
+    np.testing.assert_allclose(
+        folded.matrix(weights.reshape(8, 5)), shared.matrix(weights), rtol=1e-12, atol=1e-14 * scale
+    )
 
 
 def test_equals_the_hessian_of_the_mean_kl(float64: None, case: Case, matrix: Array) -> None:
@@ -105,7 +125,7 @@ def test_equals_the_covariance_of_the_score(case: Case) -> None:
     with jax.enable_x64(True):
         parameters = as_jax(case.parameters)
         flat, unravel = ravel_pytree(parameters)
-        if case.policy_of is gaussian_policy:
+        if case.gaussian:
             nodes, node_weights = np.polynomial.hermite_e.hermegauss(5)
             noise = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
             probability = np.outer(node_weights, node_weights).ravel() / (2 * np.pi)
@@ -167,10 +187,10 @@ def test_leading_axes_do_not_matter(float64: None, case: Case, matrix: Array) ->
 def test_peer_defect_06_rank_is_not_that_of_the_batch_mean(case: Case, matrix: Array) -> None:
     """A peer differentiates the batch's mean distribution, so its metric's rank is at most twice the action size."""
     rank = np.linalg.matrix_rank(matrix, tol=1e-9 * np.abs(matrix).max())
-    outputs = 2 * ACTION if case.policy_of is gaussian_policy else LOGITS
+    outputs = 2 * ACTION if case.gaussian else LOGITS
     assert rank > outputs
     # What is not identifiable: nothing for the Gaussian, a common shift of all logits for the categorical one.
-    free = 0 if case.policy_of is gaussian_policy else 1 + 4
+    free = 0 if case.gaussian else 1 + 4
     assert rank == len(matrix) - free
 
 

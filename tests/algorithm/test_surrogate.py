@@ -55,9 +55,9 @@ def kl_gradient(old: Any, batch: PolicyBatch) -> Any:
 def categorical_case(seed: int) -> tuple[Any, PolicyBatch]:
     """Return categorical policy parameters and a batch of states and actions."""
     rng = np.random.default_rng(seed)
-    actions = rng.integers(LOGITS, size=(6, 5, 1))
-    weights = np.full((6, 5), 1 / 30)
-    batch = (rng.standard_normal((6, 5, OBSERVATION)), actions, rng.standard_normal((6, 5)), weights)
+    actions = rng.integers(LOGITS, size=(5, 6, 1))
+    weights = np.full((5, 6), 1 / 30)
+    batch = (rng.standard_normal((5, 6, OBSERVATION)), actions, rng.standard_normal((5, 6)), weights)
     return as_jax(random_network(rng, LOGITS, gaussian=False)), PolicyBatch(*map(as_jax, batch))
 
 

@@ -21,6 +21,7 @@ from tests.algorithm.policies import (
     policy_batch,
     random_batch,
     random_network,
+    shared_gaussian_policy,
     to_numpy,
 )
 from tests.references import Array, GaussianBatch, Network
@@ -254,7 +255,7 @@ def test_accepted_steps_are_inside_the_trust_region_and_better(max_kl: float) ->
 
 def test_many_steps_at_once_are_each_taken_alone() -> None:
     problems = [problem(seed) for seed in range(64)]  # as many as above: one program
-    problems[2] = (problems[2][0], dataclasses.replace(problems[2][1], advantages=np.zeros((6, 5))))
+    problems[2] = (problems[2][0], dataclasses.replace(problems[2][1], advantages=np.zeros((5, 6))))
     together = compiled_many(*stacked(problems), DEFAULT)
     for lane, (policy, batch) in enumerate(problems[:4]):
         alone = step(DEFAULT, policy, batch)
@@ -287,7 +288,7 @@ def test_scaling_advantages_changes_nothing(scale: float) -> None:
 def test_scaling_rewards_and_values_together_changes_nothing(float64: None) -> None:
     policy, batch = problem(1)
     rng = np.random.default_rng(0)
-    rewards, values, next_values = rng.standard_normal((3, 6, 5))
+    rewards, values, next_values = rng.standard_normal((3, 6, 5))  # [T, N], as advantages are estimated
     dones = jnp.asarray(rng.uniform(size=(6, 5)) < 0.3)
 
     def parameters(scale: float) -> Any:
@@ -298,7 +299,7 @@ def test_scaling_rewards_and_values_together_changes_nothing(float64: None) -> N
             discount=0.99,
             trace_decay=0.95,
         )
-        advantages, _, _ = standardize(raw, as_jax(batch.weights))
+        advantages, _, _ = standardize(raw.T, as_jax(batch.weights))
         return step(EXACT, policy, dataclasses.replace(batch, advantages=np.asarray(advantages))).parameters
 
     np.testing.assert_allclose(references.flatten(parameters(1.0)), references.flatten(parameters(37.0)), atol=1e-11)
@@ -307,7 +308,7 @@ def test_scaling_rewards_and_values_together_changes_nothing(float64: None) -> N
 def test_permuting_environments_changes_nothing_but_rounding(float64: None) -> None:
     policy, batch = problem(2)
     order = np.random.default_rng(0).permutation(5)
-    permuted = GaussianBatch(*(getattr(batch, field.name)[:, order] for field in dataclasses.fields(batch)))
+    permuted = GaussianBatch(*(getattr(batch, field.name)[order] for field in dataclasses.fields(batch)))
     settings = dataclasses.replace(EXACT, fisher_fraction=1 / 3, damping=1e-3)
     one, other = step(settings, policy, batch), step(settings, policy, permuted)
     assert one.outcome == other.outcome == StepOutcome.ACCEPTED
@@ -324,6 +325,21 @@ def test_fisher_products_see_every_kth_time_step_of_every_environment(
     result = step(settings, policy, batch)
     taken = references.flatten(to_numpy(result.parameters)) - references.flatten(policy)
     np.testing.assert_allclose(taken, expected.full_step, atol=1e-7 * np.abs(taken).max())
+
+
+def test_a_log_std_shared_by_all_states_takes_the_same_step(float64: None) -> None:
+    policy, batch = problem(3)
+    settings = dataclasses.replace(EXACT, fisher_fraction=1 / 3)
+    result = jax.jit(trust_region_step, static_argnums=0)(
+        shared_gaussian_policy, as_jax(policy), policy_batch(batch), settings
+    )
+    expected = step(settings, policy, batch)
+    assert result.outcome == expected.outcome == StepOutcome.ACCEPTED
+    assert result.trials == expected.trials
+    np.testing.assert_allclose(np.stack(result.evaluation), np.stack(expected.evaluation), rtol=1e-8)
+    np.testing.assert_allclose(
+        references.flatten(result.parameters), references.flatten(expected.parameters), rtol=1e-9, atol=1e-10
+    )
 
 
 def test_at_the_old_policy_the_compiled_step_finds_exactly_nothing() -> None:
@@ -372,7 +388,7 @@ def test_zero_advantages_keep_the_parameters() -> None:
 
 def test_no_valid_sample_keeps_the_parameters() -> None:
     policy, batch = problem(0)
-    weights = np.asarray(sample_weights(jnp.zeros((6, 5), bool)))
+    weights = np.asarray(sample_weights(jnp.zeros((5, 6), bool)))
     result = step(DEFAULT, policy, dataclasses.replace(batch, weights=weights))
     assert_kept(result, policy, StepOutcome.ZERO_GRADIENT)
 
@@ -483,11 +499,11 @@ def test_natural_gradient_keeps_the_parameters_where_it_cannot_step(
 def test_a_step_follows_the_gradient_of_its_own_batch_only() -> None:
     # One state, one action better than the mean: the mean moves towards it, by no more than the trust region allows.
     policy, _ = problem(0)
-    observation = np.zeros((6, 5, OBSERVATION))
+    observation = np.zeros((5, 6, OBSERVATION))
     mean = references.network_output(policy, observation)
-    sign = np.where(np.arange(30).reshape(6, 5) % 2, 1.0, -1.0)
+    sign = np.where(np.arange(30).reshape(5, 6) % 2, 1.0, -1.0)
     actions = mean + sign[..., None] * np.exp(policy["log_std"]) * np.asarray([1.0, 0.0])
-    batch = GaussianBatch(observation, actions, sign, np.full((6, 5), 1 / 30))
+    batch = GaussianBatch(observation, actions, sign, np.full((5, 6), 1 / 30))
     result = step(dataclasses.replace(DEFAULT, damping=1e-3), policy, batch)
     moved = references.network_output(to_numpy(result.parameters), observation)[0, 0] - mean[0, 0]
     # Mean KL = (shift / sigma)^2 / 2 = delta: the largest shift along the first action is sigma sqrt(2 delta).

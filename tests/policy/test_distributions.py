@@ -37,6 +37,33 @@ def test_density_and_entropy_agree_with_scipy(double: bool) -> None:
     np.testing.assert_allclose(entropy, theirs.entropy().sum(axis=-1), rtol=tolerance, atol=tolerance)
 
 
+def test_a_log_std_shared_by_all_states_is_one_of_every_state() -> None:
+    mean, (log_std, new_log_std) = random_parameters(0)[0], random_parameters(1)[1][:2]
+    new_mean, actions = mean + 0.3, mean + np.random.default_rng(2).standard_normal(SHAPE)
+    with jax.enable_x64(True):
+        shared, new_shared = distribution((mean, log_std)), distribution((new_mean, new_log_std))
+        everywhere, new_everywhere = (
+            distribution((part.mean, np.broadcast_to(part.log_std, SHAPE))) for part in (shared, new_shared)
+        )
+        assert shared.log_std.shape == SHAPE[1:] and everywhere.log_std.shape == SHAPE
+        log_prob, kl = shared.log_prob(jnp.asarray(actions)), shared.kl(new_shared)
+        np.testing.assert_array_equal(log_prob, everywhere.log_prob(jnp.asarray(actions)))
+        np.testing.assert_array_equal(kl, everywhere.kl(new_everywhere))
+        for other in (shared.kl(new_everywhere), everywhere.kl(new_shared)):
+            np.testing.assert_array_equal(other, kl)
+        np.testing.assert_array_equal(shared.kl(shared), np.zeros(SHAPE[0]))
+        # One entropy for all states, and the same for each.
+        entropy = shared.entropy()
+        assert entropy.shape == ()
+        np.testing.assert_array_equal(np.broadcast_to(entropy, SHAPE[:1]), everywhere.entropy())
+        noise = jnp.asarray(actions - mean)
+        np.testing.assert_array_equal(shared.shifted(noise), everywhere.shifted(noise))
+    theirs = scipy.stats.norm(mean, np.exp(log_std))
+    np.testing.assert_allclose(log_prob, theirs.logpdf(actions).sum(axis=-1), rtol=1e-12)
+    np.testing.assert_allclose(kl, gaussian_kl(mean, log_std, new_mean, new_log_std), rtol=1e-12)
+    np.testing.assert_allclose(entropy, theirs.entropy().sum(axis=-1)[0], rtol=1e-12)
+
+
 def test_kl_agrees_with_its_closed_form_in_this_direction() -> None:
     old, new = random_parameters(0), random_parameters(1)
     with jax.enable_x64(True):

@@ -82,7 +82,8 @@ def test_keys_draw_different_networks(policy: Any) -> None:
 def test_first_policy_acts_near_mid_range_with_the_spread_asked_for(policy: Any) -> None:
     observations = jnp.asarray(np.random.default_rng(0).standard_normal((50, OBSERVATION)), jnp.float32)
     distribution = NETWORKS.distribution(policy, observations)
-    assert distribution.mean.shape == distribution.log_std.shape == (50, ACTION)
+    assert distribution.mean.shape == (50, ACTION)
+    assert distribution.log_std.shape == (ACTION,)  # all states share it
     # The last hidden layer of 8 tanh units has length at most sqrt(8), which the last layer scales by 0.01.
     length = np.linalg.norm(distribution.mean, axis=-1)
     assert 0 < length.max() <= 0.01 * 8**0.5

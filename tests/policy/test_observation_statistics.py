@@ -15,7 +15,7 @@ update = jax.jit(ObservationStatistics.updated)
 
 
 def batches_of(rng: np.random.Generator) -> list[tuple[Array, Array]]:
-    """Return unequal batches [T, N, observation] of unlike scales and their valid entries [T, N]."""
+    """Return unequal batches [N, T, observation] of unlike scales and their valid entries [N, T]."""
     shapes = [(1, 1), (20, 7), (3, 50), (40, 2)]
     offsets, scales = rng.normal(0, 5, (len(shapes), SIZE)), np.exp(rng.normal(0, 1, (len(shapes), SIZE)))
     return [

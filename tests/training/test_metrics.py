@@ -15,9 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.tiny_environments import PointMass
 from tests.tiny_runs import TINY, train_tiny
-from trpo_brax.algorithm import StepOutcome
+from trpo_brax.algorithm import StepOutcome, TrustRegionStep
 from trpo_brax.algorithm.surrogate import Evaluation
-from trpo_brax.algorithm.trust_region import TrustRegionStep
 from trpo_brax.config import override
 from trpo_brax.environments import Transition
 from trpo_brax.training import Run
@@ -26,6 +25,7 @@ from trpo_brax.training.rollout import Trajectory
 
 OUTCOMES = ["accepted", "kl_exceeded", "no_improvement", "non_finite", "zero_gradient", "bad_curvature"]
 KEYS = {
+    "seed",
     "iteration",
     "env_steps",
     "wall_time_s",
@@ -137,7 +137,7 @@ class TestRecords:
             assert row["environment"] == {"distance": None}
 
 
-T, N = 6, 5
+N, T = 5, 6
 
 
 def trajectory(generator: np.random.Generator, ended: np.ndarray, valid: np.ndarray) -> Trajectory:
@@ -148,18 +148,18 @@ def trajectory(generator: np.random.Generator, ended: np.ndarray, valid: np.ndar
         return np.where(ended, values, other)
 
     return Trajectory(
-        observations=np.zeros((T, N, 2), np.float32),
-        actions=np.zeros((T, N, 1), np.float32),
+        observations=np.zeros((N, T, 2), np.float32),
+        actions=np.zeros((N, T, 1), np.float32),
         transitions=Transition(
-            next_observation=np.zeros((T, N, 2), np.float32),
-            reward=np.zeros((T, N), np.float32),
-            termination=np.zeros((T, N), bool),
-            done=ended | ~valid | (generator.random((T, N)) < 0.3),
+            next_observation=np.zeros((N, T, 2), np.float32),
+            reward=np.zeros((N, T), np.float32),
+            termination=np.zeros((N, T), bool),
+            done=ended | ~valid | (generator.random((N, T)) < 0.3),
             valid=valid,
             episode_ended=ended,
-            episode_return=rubbish(generator.normal(100.0, 30.0, (T, N)).astype(np.float32)),
-            episode_length=generator.integers(1, 999, (T, N)).astype(np.int32),
-            episode_metrics={"height": rubbish(generator.normal(size=(T, N)).astype(np.float32))},
+            episode_return=rubbish(generator.normal(100.0, 30.0, (N, T)).astype(np.float32)),
+            episode_length=generator.integers(1, 999, (N, T)).astype(np.int32),
+            episode_metrics={"height": rubbish(generator.normal(size=(N, T)).astype(np.float32))},
         ),
     )
 
@@ -190,8 +190,8 @@ class TestEpisodes:
     @pytest.mark.parametrize("seed", range(5))
     def test_against_numpy(self, seed: int) -> None:
         generator = np.random.default_rng(seed)
-        valid = generator.random((T, N)) < 0.8
-        ended = valid & (generator.random((T, N)) < 0.4)
+        valid = generator.random((N, T)) < 0.8
+        ended = valid & (generator.random((N, T)) < 0.4)
         made = trajectory(generator, ended, valid)
         told = computed(made)
         returns = np.asarray(made.transitions.episode_return, np.float64)[ended]
@@ -202,25 +202,25 @@ class TestEpisodes:
         assert told["episode_length_mean"] == pytest.approx(made.transitions.episode_length[ended].mean(), rel=1e-5)
         heights = made.transitions.episode_metrics["height"][ended]
         assert told["environment"]["height"] == pytest.approx(heights.mean(), rel=1e-4)
-        assert told["nonfinite_envs"] == sum(not valid[:, n].all() for n in range(N)) > 0
+        assert told["nonfinite_envs"] == sum(not valid[n].all() for n in range(N)) > 0
 
     def test_one_episode_has_no_spread(self) -> None:
-        ended = np.zeros((T, N), bool)
-        ended[2, 3] = True
-        told = computed(trajectory(np.random.default_rng(1), ended, np.ones((T, N), bool)))
+        ended = np.zeros((N, T), bool)
+        ended[3, 2] = True
+        told = computed(trajectory(np.random.default_rng(1), ended, np.ones((N, T), bool)))
         assert told["episodes"] == 1 and told["episode_return_std"] == 0.0
         assert told["episode_return_min"] == told["episode_return_mean"]
         assert told["nonfinite_envs"] == 0
 
     def test_none_is_null_and_not_zero(self) -> None:
-        nothing = np.zeros((T, N), bool)
+        nothing = np.zeros((N, T), bool)
         told = computed(trajectory(np.random.default_rng(2), nothing, ~nothing))
         assert told["episodes"] == 0
         assert {name: told[name] for name in OF_EPISODES} == dict.fromkeys(OF_EPISODES)
         assert told["environment"] == {"height": None}
 
     def test_the_lower_bound_is_the_formula(self) -> None:
-        sound = trajectory(np.random.default_rng(3), np.ones((T, N), bool), np.ones((T, N), bool))
+        sound = trajectory(np.random.default_rng(3), np.ones((N, T), bool), np.ones((N, T), bool))
         told = computed(sound, discount=0.9)
         kl_max = told["kl_max"]
         assert told["improvement_lower_bound"] == pytest.approx(0.125 / 0.1 - 4 * 0.9 * 2.5 * kl_max / 0.1**2, rel=1e-4)
@@ -230,13 +230,13 @@ class TestEpisodes:
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_what_is_not_finite_is_null(self, value: float) -> None:
-        sound = trajectory(np.random.default_rng(4), np.ones((T, N), bool), np.ones((T, N), bool))
+        sound = trajectory(np.random.default_rng(4), np.ones((N, T), bool), np.ones((N, T), bool))
         told = computed(sound, critic_loss=jnp.asarray(value))
         assert told["critic_loss"] is None
         json.dumps(told, allow_nan=False)
 
     def test_outcomes_are_the_six_words(self) -> None:
-        sound = trajectory(np.random.default_rng(5), np.ones((T, N), bool), np.ones((T, N), bool))
+        sound = trajectory(np.random.default_rng(5), np.ones((N, T), bool), np.ones((N, T), bool))
         assert [computed(sound, outcome=outcome)["step_outcome"] for outcome in range(6)] == OUTCOMES
         assert len(StepOutcome) == 6
 

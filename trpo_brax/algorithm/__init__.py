@@ -6,6 +6,8 @@ from trpo_brax.algorithm.conjugate_gradient import ConjugateGradientResult, conj
 from trpo_brax.algorithm.critic import CriticFit, explained_variance, fit_critic
 from trpo_brax.algorithm.fisher import fisher_product
 from trpo_brax.algorithm.line_search import LineSearchResult, StepOutcome, all_finite, backtracking_line_search
+from trpo_brax.algorithm.natural_step import FullStep, full_natural_step
+from trpo_brax.algorithm.policy_update import PolicyUpdate, StepSamples
 from trpo_brax.algorithm.surrogate import (
     Distribution,
     Evaluation,
@@ -14,7 +16,7 @@ from trpo_brax.algorithm.surrogate import (
     sample_weights,
     surrogate,
 )
-from trpo_brax.algorithm.trust_region import FullStep, TrustRegionStep, full_natural_step, trust_region_step
+from trpo_brax.algorithm.trust_region import TrustRegionStep, trust_region_step
 
 __all__ = [
     "ConjugateGradientResult",
@@ -24,7 +26,9 @@ __all__ = [
     "FullStep",
     "LineSearchResult",
     "PolicyBatch",
+    "PolicyUpdate",
     "StepOutcome",
+    "StepSamples",
     "TrustRegionStep",
     "all_finite",
     "backtracking_line_search",

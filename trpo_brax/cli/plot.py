@@ -11,13 +11,14 @@ from tyro.conf import Positional
 
 from trpo_brax.checked import Checked, Count
 from trpo_brax.cli.parsing import parse
+from trpo_brax.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class PlotArguments(Checked):
     """Draw learning curves: of runs that differ only in seed, the interquartile mean and a 95% bootstrap interval."""
 
-    runs: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN")]
+    runs: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN [RUN ...]")] = ()
     """Run folders; those of one task and configuration are one curve."""
     output: str = "learning_curves.png"
     """Picture to write; its ending says of which kind: png, svg or pdf."""
@@ -32,6 +33,8 @@ class PlotArguments(Checked):
 def plot(words: list[str]) -> int:
     """Run `trpo-brax plot` and return its exit status."""
     arguments = parse(PlotArguments, words, "plot")
+    if not arguments.runs:
+        raise ConfigError("plot needs at least one RUN; see trpo-brax plot --help.")
     from trpo_brax.evaluation.curves import RecordedRun, group_runs
     from trpo_brax.evaluation.plots import plot_groups
     from trpo_brax.training.folder import RunFolder
@@ -39,6 +42,9 @@ def plot(words: list[str]) -> int:
     folders = [RunFolder(path) for path in arguments.runs]
     runs = [RecordedRun(str(one.path), one.read_config(), one.read_metrics()) for one in folders]
     table = None if arguments.table is None else Path(arguments.table)
+    for one in runs:
+        if not one.records:
+            print(f"{one.name} has no iterations yet.")
     plot_groups(group_runs(runs), Path(arguments.output), arguments.x, arguments.window, table)
     print(arguments.output)
     return 0

@@ -95,6 +95,9 @@ class VectorizedEnvironment:
         self.task = task
         self._episode_length = episode_length
         self._action_repeat = action_repeat
+        # Jitted for their traces' sake: whatever resets or steps shares one, and tracing Brax takes seconds.
+        self._start = jax.jit(self._sound_start)
+        self._simulator_step = jax.jit(self._matched_step)
 
     def reset(self, keys: jax.Array, spread_keys: jax.Array | None = None) -> EnvironmentState:
         """Return fresh environments.
@@ -193,12 +196,12 @@ class VectorizedEnvironment:
         after = jax.tree.map(lambda fresh, old: jnp.where(done, fresh, old), start, continued)
         return after, transition, taken + done
 
-    def _simulator_step(self, state: State, action: jax.Array) -> State:
+    def _matched_step(self, state: State, action: jax.Array) -> State:
         # Brax's tasks update `state.metrics` in place: they are handed a copy, so that ours stays as it was.
         copy = jax.tree.map(lambda leaf: leaf, state)
         return match_state(state, self.task.environment.step(copy, action), self.task.name)
 
-    def _start(self, key: jax.Array) -> State:
+    def _sound_start(self, key: jax.Array) -> State:
         """Return one starting state, always finite; one that was not is told by its `done`."""
         state = starting_state(self.task.environment, key)
         sound = _finite(state)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from trpo_brax.evaluation.episodes import Episodes
+from trpo_brax.evaluation.interquartile import interquartile_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +39,13 @@ class EvaluationReport:
 
 def summarize(episodes: Episodes) -> EvaluationReport:
     """Return the statistics of at least one episode."""
-    from scipy import stats  # a second to import, which training should not pay
-
     returns = np.sort(episodes.returns.astype(np.float64))
     worst = math.ceil(0.05 * returns.size)
     return EvaluationReport(
         episodes=int(returns.size),
         return_mean=float(returns.mean()),
         return_std=float(returns.std(ddof=1)) if returns.size > 1 else 0.0,
-        return_iqm=float(stats.trim_mean(returns, 0.25)),
+        return_iqm=float(interquartile_mean(returns)),
         return_min=float(returns[0]),
         return_quantile_05=float(np.quantile(returns, 0.05)),
         return_cvar_05=float(returns[:worst].mean()),

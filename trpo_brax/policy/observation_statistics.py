@@ -24,7 +24,7 @@ class ObservationStatistics:
         return cls(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size))
 
     def updated(self, observations: jax.Array, valid: jax.Array) -> ObservationStatistics:
-        """Return the statistics with observations [T, N, observation] folded in where valid [T, N].
+        """Return the statistics with observations [N, T, observation] folded in where valid [N, T].
 
         A batch whose moments are not finite changes nothing.
         """

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -42,10 +45,10 @@ class Program:
         environment = VectorizedEnvironment(
             task, episode_length=config.rollout.episode_length, action_repeat=config.rollout.action_repeat
         )
-        mesh = Mesh(np.asarray(devices), ("envs",))
+        self.mesh = Mesh(np.asarray(devices), ("envs",))
         several = config.num_seeds > 1
-        sharded = NamedSharding(mesh, PartitionSpec(None, "envs") if several else PartitionSpec("envs"))
-        self._replicated = NamedSharding(mesh, PartitionSpec())
+        sharded = NamedSharding(self.mesh, PartitionSpec(None, "envs") if several else PartitionSpec("envs"))
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
         keys = jnp.stack([jax.random.PRNGKey(seed) for seed in config.seeds])
 
         def initialize() -> TrainState:
@@ -53,8 +56,8 @@ class Program:
             return jax.vmap(begin)(keys) if several else begin(keys[0])
 
         # Jitted, so that asking for its shapes and running it share one trace: tracing Brax takes seconds.
-        iteration = Iteration(config, environment, networks, self.specification.bounds)
-        advance = jax.jit(jax.vmap(iteration) if several else iteration)
+        self.iteration = Iteration(config, environment, networks, self.specification.bounds)
+        advance = jax.jit(jax.vmap(self.iteration) if several else self.iteration)
 
         def chunk(state: TrainState, iterations: jax.Array) -> tuple[TrainState, Metrics]:
             shapes = jax.eval_shape(advance, state)[1]
@@ -67,11 +70,16 @@ class Program:
             # A traced trip count: one executable serves every chunk length, bit for bit.
             return jax.lax.fori_loop(0, iterations, body, (state, buffers))
 
-        self.abstract_state = jax.eval_shape(initialize)
-        self.shardings = jax.tree.map(lambda _: self._replicated, self.abstract_state).replace(
-            environments=jax.tree.map(lambda _: sharded, self.abstract_state.environments)
+        def placement(at: NamedSharding) -> TrainState:
+            """Environments at `at`, and everything else on every device: a prefix of TrainState."""
+            parts: dict[str, Any] = {field.name: self._replicated for field in dataclasses.fields(TrainState)}
+            return TrainState(**{**parts, "environments": at})
+
+        self._initialize = jax.jit(initialize, out_shardings=placement(sharded))
+        self.abstract_state: TrainState = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._initialize.trace().out_info
         )
-        self._initialize = jax.jit(initialize, out_shardings=self.shardings)
+        self.shardings: TrainState = jax.tree.broadcast(placement(sharded), self.abstract_state)
         self._chunk = jax.jit(
             chunk,
             donate_argnums=0,
@@ -79,18 +87,43 @@ class Program:
             out_shardings=(self.shardings, self._replicated),
         )
         self._copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=self.shardings)
+        self._compiled_initialize: Any = None
         self._compiled: Any = None
 
     def initial_state(self) -> TrainState:
         """Return the state of a run that has not begun, of each of its seeds."""
-        state: TrainState = self._initialize()
+        if self._compiled_initialize is None:
+            self._compiled_initialize = self._initialize.lower().compile()
+        state: TrainState = self._compiled_initialize()
         return state
 
-    def compile(self) -> None:
-        """Trace, lower and compile the chunk; `run` does it if this has not been called."""
-        if self._compiled is None:
-            count = jax.ShapeDtypeStruct((), jnp.int32)
-            self._compiled = self._chunk.lower(self.abstract_state, count).compile()
+    def compile(self, *, to_begin: bool = False) -> None:
+        """Trace, lower and compile the chunk; `run` does it if this has not been called.
+
+        Args:
+            to_begin: compile what makes the initial state as well, while the chunk compiles.
+        """
+        if self._compiled is not None:
+            return
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        lowered = self._chunk.lower(self.abstract_state, count)
+        # XLA compiles outside Python's lock, one program on one core.
+        with ThreadPoolExecutor(1) as background:
+            compiling = background.submit(lowered.compile)
+            if to_begin and self._compiled_initialize is None:
+                self._compiled_initialize = self._initialize.lower().compile()
+            self._compiled = compiling.result()
+
+    def memory_analysis(self) -> Any:
+        """Return XLA's plan of the compiled chunk's memory, in bytes per device."""
+        self.compile()
+        return self._compiled.memory_analysis()
+
+    def export(self, platforms: Sequence[str]) -> tuple[jax.export.Exported, jax.export.Exported]:
+        """Return the chunk and what makes the initial state, lowered for platforms that need not be here."""
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        chunk = jax.export.export(self._chunk, platforms=platforms)(self.abstract_state, count)
+        return chunk, jax.export.export(self._initialize, platforms=platforms)()
 
     def run(self, state: TrainState, iterations: int) -> tuple[TrainState, Metrics]:
         """Dispatch `iterations` iterations (at most `CHUNK_CAPACITY`) and return without waiting.

@@ -12,7 +12,15 @@ import jax
 
 from trpo_brax.config import Config, to_dict
 from trpo_brax.environments import Task
-from trpo_brax.evaluation import Episodes, EvaluationReport, learning_curve, summarize
+from trpo_brax.evaluation import (
+    Episodes,
+    EvaluationReport,
+    RecordedRun,
+    group_runs,
+    learning_curve,
+    plot_groups,
+    summarize,
+)
 from trpo_brax.training import processes
 from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.console import Console
@@ -96,7 +104,7 @@ class Session:
             ],
         }
         if processes.primary():
-            learning_curve(records, self._folder.learning_curve_file, f"{self._task.name}, seed {config.seed}")
+            self._draw_curve()
             self._folder.write_json(self._folder.summary_file, summary)
         episodes = config.record.final_evaluation_episodes
         if signal is None and episodes:
@@ -113,6 +121,13 @@ class Session:
                 self._folder.write_json(self._folder.summary_file, summary)
             self._tell(reports)
         self._console.note(f"{'Finished' if signal is None else 'Stopped and saved'}: {self._folder.path}")
+
+    def _draw_curve(self) -> None:
+        config, file = self._config, self._folder.learning_curve_file
+        if config.num_seeds == 1:
+            learning_curve(self._records, file, f"{self._task.name}, seed {config.seed}")
+        else:
+            plot_groups(group_runs([RecordedRun(str(self._folder.path), config, self._records)]), file)
 
     def _tell(self, reports: dict[int, EvaluationReport]) -> None:
         for seed, report in reports.items():
@@ -134,7 +149,7 @@ class Session:
         )
         with console.stage("Compiling"):
             program = Program(config, self._task, devices)
-            program.compile()
+            program.compile(to_begin=not self._done)
         with console.stage("Restoring the checkpoint" if self._done else "Starting the environments"):
             if self._done:
                 state = self._checkpoints.restore(self._done, program.abstract_state, program.shardings)

@@ -1,0 +1,43 @@
+"""What is measured: one configuration's task, program and iteration on the devices that `train` would use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from trpo_brax.config import Config, override
+from trpo_brax.environments import EnvironmentState, Task
+from trpo_brax.training.iteration import Iteration
+from trpo_brax.training.program import Program
+from trpo_brax.training.rollout import Trajectory
+from trpo_brax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Workbench:
+    """One configuration with one seed."""
+
+    config: Config
+    task: Task
+    mesh: Mesh
+    """Of one axis, `envs`."""
+    program: Program
+    """Full training, as `train` runs it."""
+    iteration: Iteration
+    state: TrainState
+    """Of a run that has not begun, on the devices; never donated."""
+    gather: Callable[[TrainState], tuple[EnvironmentState, Trajectory]]
+    """The rollout, compiled by itself."""
+
+    @classmethod
+    def build(cls, config: Config, task: Task, devices: Sequence[jax.Device]) -> Workbench:
+        """Place a state on the devices; what is measured is compiled when it is first called."""
+        # One seed: several would be several times the steps in one iteration.
+        config = override(config, num_seeds=1)
+        program = Program(config, task, devices)
+        sharded = NamedSharding(program.mesh, PartitionSpec("envs"))
+        gather = jax.jit(program.iteration.gather, in_shardings=(program.shardings,), out_shardings=sharded)
+        return cls(config, task, program.mesh, program, program.iteration, program.initial_state(), gather)
