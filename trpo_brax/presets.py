@@ -8,8 +8,8 @@ from trpo_brax.errors import ConfigError
 
 # Balancing is lost by drifting for hundreds of steps, and running by falling after as many: a short horizon does not
 # see it coming. With a discount of 0.995 hopper learns to run fast and fall (return 900, episodes of 300 steps).
-_FAR_SIGHTED = override(Config(), discount=0.999, trace_decay=0.97)
-_LOCOMOTION = override(Config(), discount=0.99, trace_decay=0.97)
+_FAR_SIGHTED = override(Config(), discount=0.999, trace_decay=0.97, fisher_fraction=0.03)
+_LOCOMOTION = override(Config(), discount=0.99, trace_decay=0.97, fisher_fraction=0.03)
 _SMALL = override(Config(), num_envs=256, unroll_length=64, critic_minibatches=8)
 _PENDULUM = override(_SMALL, discount=0.998, trace_decay=0.97)
 

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from tests.references import Array, generalized_advantages
-from trpo_brax.algorithm import generalized_advantage_estimation, sample_weights, standardize, weighted_moments
+from trpo_brax.algorithm import (
+    generalized_advantage_estimation,
+    sample_weights,
+    standardize,
+    successor_values,
+    weighted_moments,
+)
 
 Inputs = dict[str, Any]
 
@@ -258,3 +264,35 @@ def test_nothing_valid_gives_zero_weights_and_zero_advantages() -> None:
     standardized, mean, std = standardize(jnp.full((3, 2), jnp.nan), weights)
     np.testing.assert_array_equal(standardized, 0.0)
     assert (float(mean), float(std)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
+def test_successor_values_are_the_values_of_every_next_observation(share: float) -> None:
+    """Against V of all of them at once, from a chain in which a reset replaces what follows an end."""
+    rng = np.random.default_rng(0)
+    seen, ended = rng.normal(size=(2, 6, 9, 3))
+    dones = rng.random((6, 9)) < share
+    # What follows a row is the next row's observation, or, after an end and after the last row, one of its own.
+    following = np.concatenate([seen[:, 1:], ended[:, -1:]], axis=1)
+    following = np.where(dones[..., None], ended, following)
+
+    def value_of(observations: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(observations) * jnp.arange(1.0, 4.0), axis=-1)
+
+    ours = jax.jit(lambda *given: successor_values(value_of, *given))(value_of(seen), following, dones)
+    np.testing.assert_allclose(ours, value_of(following), rtol=1e-6)
+
+
+def test_successor_values_evaluate_one_observation_an_environment_and_end() -> None:
+    """Three ends in the busiest environment, the last row one of them: three passes of N, not one of N T."""
+    dones = np.zeros((4, 5), bool)
+    dones[2, [0, 3]] = True
+    passes = []
+
+    def value_of(observations: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda rows: passes.append(rows.shape), observations)
+        return observations[:, 0]
+
+    jax.block_until_ready(successor_values(value_of, jnp.zeros((4, 5)), jnp.zeros((4, 5, 2)), dones))
+    jax.effects_barrier()
+    assert passes == [(4, 2)] * 3

@@ -1,6 +1,11 @@
 """The mathematics of the update, as pure functions of arrays and callables."""
 
-from trpo_brax.algorithm.advantages import generalized_advantage_estimation, standardize, weighted_moments
+from trpo_brax.algorithm.advantages import (
+    generalized_advantage_estimation,
+    standardize,
+    successor_values,
+    weighted_moments,
+)
 from trpo_brax.algorithm.bound import improvement_lower_bound, penalty_coefficient
 from trpo_brax.algorithm.conjugate_gradient import ConjugateGradientResult, conjugate_gradient
 from trpo_brax.algorithm.critic import CriticFit, explained_variance, fit_critic
@@ -43,6 +48,7 @@ __all__ = [
     "penalty_coefficient",
     "sample_weights",
     "standardize",
+    "successor_values",
     "surrogate",
     "trust_region_step",
     "weighted_moments",

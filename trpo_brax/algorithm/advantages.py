@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -59,6 +61,39 @@ def generalized_advantage_estimation(
 
     _, advantages = jax.lax.scan(backward, jnp.zeros_like(values[0]), (deltas, decays), reverse=True)
     return advantages, advantages + values
+
+
+def successor_values(
+    value_of: Callable[[jax.Array], jax.Array], values: jax.Array, next_observations: jax.Array, dones: jax.Array
+) -> jax.Array:
+    """Return V [N, T] of every true next observation, evaluating only those that no other row holds.
+
+    Within an episode the next observation is the next row's, whose value is known. Only the observations that ended
+    something, an episode or the trajectory, are evaluated, one of each environment at a time: a pass over as many as
+    the busiest environment has ends, instead of one over the whole batch.
+
+    Args:
+        value_of: observations [N, observation] -> V [N].
+        values: [N, T] V(s_t).
+        next_observations: [N, T, observation] before any reset.
+        dones: [N, T] ends of any kind.
+    """
+    ends = jnp.asarray(dones, bool).at[:, -1].set(True)
+    order = jnp.cumsum(ends, axis=1)
+
+    def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return carry[0] <= jnp.max(order[:, -1])
+
+    def evaluate(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        number, found = carry
+        chosen = ends & (order == number)
+        time = jnp.argmax(chosen, axis=1)
+        observation = jnp.take_along_axis(next_observations, time[:, None, None], axis=1)[:, 0]
+        return number + 1, jnp.where(chosen, value_of(observation)[:, None], found)
+
+    following = jnp.concatenate([values[:, 1:], values[:, -1:]], axis=1)
+    first = jnp.ones((), order.dtype)
+    return jax.lax.while_loop(unfinished, evaluate, (first, following))[1]
 
 
 def weighted_moments(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

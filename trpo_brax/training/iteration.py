@@ -17,6 +17,7 @@ from trpo_brax.algorithm import (
     generalized_advantage_estimation,
     sample_weights,
     standardize,
+    successor_values,
     trust_region_step,
     weighted_moments,
 )
@@ -104,7 +105,12 @@ class Iteration:
         weights = sample_weights(transitions.valid)
         observations = self._normalized(state, trajectory.observations)
         values = self.networks.value(state.critic, observations)
-        next_values = self.networks.value(state.critic, self._normalized(state, transitions.next_observation))
+        next_values = successor_values(
+            lambda ended: self.networks.value(state.critic, self._normalized(state, ended)),
+            values,
+            transitions.next_observation,
+            transitions.done,
+        )
         raw_advantages, targets = (
             estimate.T
             for estimate in generalized_advantage_estimation(

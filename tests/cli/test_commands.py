@@ -306,7 +306,7 @@ def test_a_checkpoint_cut_short_is_told_once_by_a_whole_process(here: Path) -> N
     file.write_bytes(file.read_bytes()[:100])
     before = contents(here)
     words = [sys.executable, "-m", "trpo_brax", *EVALUATE, "--episodes", "4"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert done.returncode == 2
     assert re.fullmatch(r"trpo-brax: checkpoint \S*run/checkpoints/4 cannot be read\b.*\.\n", done.stderr), done.stderr
@@ -464,7 +464,7 @@ class TestHelp:
             assert name == "task" or f"--{flag} " in text or f"--no-{flag} " in text
         assert "--run-dir" in text and "--resume" in text
 
-    @pytest.mark.parametrize("command", ["evaluate", "tasks", "check"])
+    @pytest.mark.parametrize("command", ["evaluate", "plot", "bench", "tasks", "check"])
     def test_every_command_has_one(
         self, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -474,7 +474,7 @@ class TestHelp:
     def test_the_overview_names_the_commands(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(words) == 0
         told = capsys.readouterr()
-        for command in ("train", "evaluate", "tasks", "check"):
+        for command in ("train", "evaluate", "plot", "bench", "tasks", "check"):
             assert f"trpo-brax {command}" in told.out
         assert told.err == ""
 
