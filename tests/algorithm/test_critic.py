@@ -166,7 +166,7 @@ def test_minibatch_m_holds_time_steps_m_and_every_mth_after(
         wanted = np.zeros((ENVIRONMENTS, length))
         wanted[:, steps] = -2 / (len(steps) * ENVIRONMENTS)  # d mean (V - 1)^2 / dV at V = 0
         np.testing.assert_allclose(gradient.reshape(ENVIRONMENTS, length), wanted, rtol=1e-6)
-    assert float(result.loss) == 1.0
+    assert float(result.loss) == pytest.approx(1.0, rel=1e-6)
 
 
 # What must not matter, and what must not happen

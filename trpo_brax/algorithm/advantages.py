@@ -80,9 +80,10 @@ def successor_values(
     """
     ends = jnp.asarray(dones, bool).at[:, -1].set(True)
     order = jnp.cumsum(ends, axis=1)
+    most = jnp.max(order[:, -1])  # before the loop: it crosses devices
 
     def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return carry[0] <= jnp.max(order[:, -1])
+        return carry[0] <= most
 
     def evaluate(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         number, found = carry

@@ -24,6 +24,19 @@ class CriticFit(NamedTuple):
     """[]: mean squared error over the last pass, in units of the targets squared; NaN without a valid sample."""
 
 
+class Minibatch(NamedTuple):
+    """Samples of one update; all minibatches of a pass lead with [M]."""
+
+    observations: jax.Array
+    """[S, observation]"""
+    targets: jax.Array
+    """[S]"""
+    weights: jax.Array
+    """[S]: 0 for an invalid sample; of the valid ones they sum to one."""
+    some_valid: jax.Array
+    """bool []"""
+
+
 def fit_critic(
     value_of: Callable[[Parameters, jax.Array], jax.Array],
     optimizer: optax.GradientTransformation,
@@ -65,23 +78,28 @@ def fit_critic(
         strided = padded.reshape(array.shape[0], -1, minibatches, *array.shape[2:])
         return jnp.moveaxis(strided, 2, 0).reshape(minibatches, -1, *array.shape[2:])
 
-    # Padding is False in `valid`, so it weighs nothing.
-    data = (split(jnp.where(valid[..., None], observations, 0)), split(jnp.where(valid, targets, 0.0)), split(valid))
-
+    # Padding is False in `valid`, so it weighs nothing. Weights are made before the loop: counting crosses devices.
+    used = split(valid)
+    counts = jnp.sum(used, axis=1)
+    data = Minibatch(
+        split(jnp.where(valid[..., None], observations, 0)),
+        split(jnp.where(valid, targets, 0.0)),
+        used / jnp.maximum(counts, 1)[:, None],
+        counts > 0,
+    )
     vector, as_tree = ravel_pytree(parameters)
 
-    def loss_of(candidate: jax.Array, minibatch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        inputs, wanted, used = minibatch
-        errors = jnp.where(used, value_of(as_tree(candidate), inputs) - wanted, 0.0)
-        return jnp.sum(jnp.square(errors)) / jnp.maximum(jnp.sum(used), 1)
+    def loss_of(candidate: jax.Array, minibatch: Minibatch) -> jax.Array:
+        errors = value_of(as_tree(candidate), minibatch.observations) - minibatch.targets
+        return jnp.sum(jnp.where(minibatch.weights > 0, minibatch.weights * jnp.square(errors), 0.0))
 
-    def update(carry: tuple[jax.Array, Any], minibatch: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+    def update(carry: tuple[jax.Array, Any], minibatch: Minibatch) -> Any:
         old, old_state = carry
         loss, gradient = jax.value_and_grad(loss_of)(old, minibatch)
         updates, new_state = optimizer.update(gradient, old_state, old)
         new = optax.apply_updates(old, updates)
         # Without a valid sample Adam would still move, by its momentum.
-        sound = all_finite((new, new_state, gradient)) & jnp.any(minibatch[2])
+        sound = all_finite((new, new_state, gradient)) & minibatch.some_valid
         return optax.tree_utils.tree_where(sound, (new, new_state), (old, old_state)), loss
 
     def one_pass(carry: tuple[jax.Array, Any], _: None) -> Any:
