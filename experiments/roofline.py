@@ -9,8 +9,8 @@ tables to standard output.
 
 - XLA counts a loop's body once, whatever the trip count. Brax's control step is a scan over `n_frames` simulator steps,
   so one simulator step is counted by itself and taken T x n_frames times, and the control step around it without it.
-- Operations: of every type, comparisons included, a transcendental function as one. Random numbers, and
-  the few starting states that an iteration draws for its resets, are left out.
+- Operations: of every type, comparisons included, a transcendental function as one. Random numbers, the critic at the
+  few observations that ended something and the starting states that an iteration draws for resets are left out.
 - Bytes, least: what a piece reads and gives moves once, and nothing in between does.
 - Bytes, unfused: every operation reads and writes memory, as in the program before optimisation. Far too many.
 - Time, least: the larger of operations / peak and least bytes / bandwidth, piece by piece. Only a program that keeps
@@ -254,7 +254,7 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
         Piece(
             "policy", ACTING, length, cost_of(act, statistics, _array(num_envs, observation), _array(num_envs, action))
         ),
-        Piece("critic, all samples", LEARNING, 2, cost_of(judge, statistics, observations)),
+        Piece("critic", LEARNING, 1, cost_of(judge, statistics, observations)),
         # Loops of one trip are counted right.
         Piece("advantages of one step", LEARNING, length, cost_of(estimate, row, row, row, flag, flag)),
         Piece(
