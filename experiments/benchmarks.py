@@ -12,13 +12,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from trpo_brax.training.devices import usable_cores
 
 RESULTS = Path(__file__).parent / "results" / "benchmarks"
 
@@ -29,7 +30,7 @@ class Arguments:
 
     tasks: tuple[str, ...] = ("inverted_pendulum", "hopper", "ant")
     """Tasks to measure."""
-    devices: tuple[int, ...] = (1, os.cpu_count() or 1)
+    devices: tuple[int, ...] = (1, usable_cores())
     """CPU devices to measure on."""
     sweep_task: str | None = None
     """Task to sweep the number of environments of, on the most devices."""
@@ -50,7 +51,6 @@ def bench(task: str, devices: int, repeats: int, *more: str) -> dict[str, Any]:
 def summary_row(report: dict[str, Any]) -> dict[str, Any]:
     """Return the figures that the README states."""
     parts, whole = report["parts_ms"], report["iteration_ms"]
-    step = sum(parts[name] for name in ("gradient", "conjugate_gradient", "line_search"))
     count, closed = (report[f"fisher_product_forward_passes{end}"] for end in ("", "_closed_form"))
     start = report["first_iteration_seconds"] or {"cold": None, "warm": None}
     return {
@@ -63,7 +63,7 @@ def summary_row(report: dict[str, Any]) -> dict[str, Any]:
         "training_steps_per_second": round(report["training_steps_per_second"]),
         "rollout_to_physics": round(report["rollout_to_physics"], 3),
         "training_to_physics": round(report["training_to_physics"], 3),
-        "trust_region_share": round(step / whole, 3),
+        "trust_region_share": round(parts["trust_region_step"] / whole, 3),
         "critic_share": round(parts["critic"] / whole, 3),
         "fisher_product_forward_passes": round(count, 3),
         "fisher_product_to_closed_form": round(count / closed, 3),

@@ -235,6 +235,8 @@ def _row(runs_dir: Path, entry: Entry, outcome: Outcome) -> dict[str, Any]:
         "exit_status": "lost" if outcome.exit_status is None else outcome.exit_status,
         "error": outcome.error,
     }
+    # Each seed's own figures stay in its folder: a row is a run.
+    summary.pop("seeds", None)
     return row | (_flat(summary) if known else {})
 
 

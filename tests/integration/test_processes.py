@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,20 +18,24 @@ import pytest
 
 import trpo_brax as tb
 from trpo_brax.cli import main
+from trpo_brax.training.folder import RunFolder
 
 OPTIONS = shlex.split(
     "--environment tests.tiny_environments:PointMass --num-envs 8 --unroll-length 10 --episode-length 7 "
     "--policy-hidden-sizes 8 --critic-hidden-sizes 8 --critic-epochs 2 --critic-minibatches 3 "
-    "--checkpoint-every 2 --final-evaluation-episodes 6 --platform cpu"
+    "--checkpoint-every 2 --final-evaluation-episodes 6 --platform cpu --num-seeds 2"
 )
 ROOT = Path(__file__).parents[2]
 
 
-def start(folder: Path, words: str, *, process: int | None = None, port: int = 0) -> subprocess.Popen[str]:
+def start(
+    folder: Path, words: str, *, process: int | None = None, port: int = 0, flags: str | None = None
+) -> subprocess.Popen[str]:
     """Start a trainer, alone or as one of two processes with two devices each."""
     together = f"--coordinator 127.0.0.1:{port} --num-processes 2 --process-id {process}".split()
     command = [sys.executable, "-m", "trpo_brax", "train", *OPTIONS, "--run-dir", str(folder), *words.split()]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {} if flags is None else {"XLA_FLAGS": flags}
     return subprocess.Popen(
         command + (together if process is not None else []),
         stdout=subprocess.PIPE,
@@ -59,8 +64,8 @@ def train_in_two(folder: Path, words: str) -> list[tuple[int, str]]:
             trainer.kill()
 
 
-def train_in_one(folder: Path, words: str) -> None:
-    trainer = start(folder, words)
+def train_in_one(folder: Path, words: str, flags: str | None = None) -> None:
+    trainer = start(folder, words, flags=flags)
     output, _ = trainer.communicate(timeout=300)
     assert trainer.returncode == 0, output
 
@@ -91,13 +96,15 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[tb.Run, list[tup
 
 def test_two_processes_train_the_run_of_one(together: tuple[tb.Run, list[tuple[int, str]]], alone: tb.Run) -> None:
     run, outcome = together
-    assert [row["iteration"] for row in run.metrics()] == [1, 2, 3, 4], "each iteration is recorded by one process"
+    assert [row["iteration"] for row in run.metrics()] == [1, 1, 2, 2, 3, 3, 4, 4], (
+        "each iteration is recorded by one process"
+    )
     for row, other in zip(run.metrics(), alone.metrics(), strict=False):
         for name in ("kl_mean", "episode_return_mean", "critic_loss"):
             np.testing.assert_allclose(row[name], other[name], rtol=5e-3, atol=1e-5, err_msg=name)
     provenance = json.loads((run.path / "provenance.json").read_text())
     assert provenance["processes"] == 2 and len(provenance["devices"]) == 4
-    assert run.summary["status"] == "finished" and run.summary["evaluation"]["episodes"] == 6
+    assert run.summary["status"] == "finished" and run.summary["evaluation"]["episodes"] == 12
     assert "Finished" in outcome[0][1] and "iteration" not in outcome[1][1], "process 0 alone tells the progress"
 
 
@@ -109,6 +116,20 @@ def test_a_checkpoint_of_two_processes_resumes_in_one_on_one_device(
     assert_same_to_rounding(tb.Run.load(folder), alone)
     provenance = json.loads((folder / "provenance.json").read_text())
     assert [len(stretch["devices"]) for stretch in (*provenance["earlier"], provenance)] == [4, 1]
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
+def test_a_checkpoint_of_eight_devices_resumes_on_one_and_the_other_way_round(
+    tmp_path: Path, alone: tb.Run, before: int, after: int
+) -> None:
+    """By the user's own XLA_FLAGS; every iteration, on however many devices, is that of four devices to rounding."""
+    for total, count in ((240, before), (480, after)):
+        flags = f"--xla_force_host_platform_device_count={count}"
+        train_in_one(tmp_path / "run", f"--total-steps {total} {'--resume' if total == 480 else ''}", flags)
+    run = tb.Run.load(tmp_path / "run")
+    assert_same_to_rounding(run, alone)
+    provenance = json.loads((run.path / "provenance.json").read_text())
+    assert [len(stretch["devices"]) for stretch in (*provenance["earlier"], provenance)] == [before, after]
 
 
 @pytest.mark.slow
@@ -149,6 +170,16 @@ def test_processes_with_different_configurations_are_refused(tmp_path: Path) -> 
     assert [trainer.returncode for trainer in trainers] == [2, 2], outputs
     assert all("another configuration" in output for output in outputs)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_one_of_them_cannot_have_is_refused_by_both(tmp_path: Path, alone: tb.Run) -> None:
+    """Process 0 alone takes the lock, and the other must not wait for it for ever."""
+    shutil.copytree(alone.path, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        outcome = train_in_two(folder.path, "--total-steps 960 --resume")
+    assert [status for status, _ in outcome] == [2, 2], outcome
+    assert "in use by the trainer" in outcome[0][1] and "process 0 of this run cannot go on" in outcome[1][1]
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,11 @@ def test_resuming_a_finished_run_changes_nothing(uninterrupted: tb.Run) -> None:
     assert not changed
 
 
-def test_another_number_of_devices_may_resume(uninterrupted: tb.Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4)])
+def test_another_number_of_devices_may_resume(uninterrupted: tb.Run, tmp_path: Path, before: int, after: int) -> None:
     folder = tmp_path / "run"
-    tb.train(tiny_config(total_steps=total(2), cpu_devices=4), environment=PointMass(), run_dir=folder)
-    config = tiny_config(total_steps=total(7), cpu_devices=1)
+    tb.train(tiny_config(total_steps=total(2), cpu_devices=before), environment=PointMass(), run_dir=folder)
+    config = tiny_config(total_steps=total(7), cpu_devices=after)
     run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
     for ours, theirs in zip(rows(run), rows(uninterrupted), strict=True):
         np.testing.assert_allclose(ours["kl_mean"], theirs["kl_mean"], rtol=2e-2, atol=1e-5)

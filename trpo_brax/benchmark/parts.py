@@ -20,10 +20,12 @@ PARTS = (
     "fisher_product",
     "conjugate_gradient",
     "line_search",
+    "trust_region_step",
     "critic",
     "statistics",
 )
-"""In the order in which an iteration takes them; the Fisher product is one of those that conjugate gradient takes."""
+"""In the order in which an iteration takes them; the Fisher product is one of those that conjugate gradient takes, and
+the trust-region step is gradient, conjugate gradient and line search in one, with what prepares their samples."""
 _IN_A_LOOP = 20
 """Products, or forward passes, in one timed call: one alone would be lost in the call's own cost."""
 
@@ -71,7 +73,7 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
     searched = search(vector, full, old, samples.batch)
     products = jax.jit(update.products, static_argnums=2)
     forward_passes = jax.jit(update.forward_passes, static_argnums=2)
-    fit = jax.jit(iteration.fit)
+    improve, fit = jax.jit(iteration.improve), jax.jit(iteration.fit)
     fold_in = jax.jit(lambda statistics, observations, valid: statistics.updated(observations, valid))
     nothing = jax.jit(lambda values: values + 1)
     pieces: dict[str, Callable[[], Any]] = {
@@ -81,6 +83,7 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
         "fisher_product": lambda: products(vector, samples, _IN_A_LOOP),
         "conjugate_gradient": lambda: solve(vector, gradient, samples),
         "line_search": lambda: search(vector, full, old, samples.batch),
+        "trust_region_step": lambda: improve(state, trajectory, judgement),
         "critic": lambda: fit(state, trajectory, judgement),
         "statistics": lambda: fold_in(state.statistics, trajectory.observations, trajectory.transitions.valid),
         "forward_pass": lambda: forward_passes(vector, samples, _IN_A_LOOP),

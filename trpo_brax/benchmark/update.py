@@ -33,4 +33,4 @@ class TimedUpdate(PolicyUpdate):
             change = jax.tree.leaves(last)[0].ravel()[0]
             return self.policy(vector + 1e-30 * change, samples.fisher_observations)
 
-        return jax.lax.fori_loop(0, count, advance, self.policy(vector, samples.fisher_observations))
+        return jax.lax.fori_loop(1, count, advance, self.policy(vector, samples.fisher_observations))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, field
 
@@ -24,7 +23,6 @@ def bench(words: list[str]) -> int:
     """Run `trpo-brax bench` and return its exit status."""
     first = parse_first(BenchArguments, words, "bench")
     arguments = parse(BenchArguments, words, "bench", default=with_defaults(BenchArguments, preset_of(first)))
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     console = Console(sys.stderr)
     with console.stage("Loading JAX and Brax"):
         from trpo_brax.benchmark import run_bench

@@ -28,15 +28,19 @@ def largest_divisor(number: int, limit: int) -> int:
     return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
 
 
-def configure(runtime: RuntimeConfig, num_envs: int) -> list[str]:
-    """Set platform, CPU devices and compilation cache, and join other processes; what is in use is left as it is.
+def configure(runtime: RuntimeConfig, num_envs: int, *, join: bool = False) -> list[str]:
+    """Set platform, CPU devices and compilation cache; what is already in use is left as it is.
+
+    Args:
+        runtime: what is asked for.
+        num_envs: environments that the devices will share.
+        join: become one of the run's processes, where there are several.
 
     Returns:
         Notes for the user, one line each.
 
     Raises:
-        UserError: a GPU was asked for and there is none, `cpu_devices` does not divide `num_envs`, or the other
-            processes are not found.
+        UserError: a GPU was asked for and there is none, or `cpu_devices` does not divide `num_envs`.
     """
     if runtime.cpu_devices is not None and num_envs % runtime.cpu_devices:
         raise UserError(f"cpu_devices must divide num_envs, and {runtime.cpu_devices} does not divide {num_envs}.")
@@ -48,7 +52,8 @@ def configure(runtime: RuntimeConfig, num_envs: int) -> list[str]:
         # Once the backend has started this is refused, and `select` makes do with the devices it has.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", wanted)
-    processes.join(runtime)
+    if join:
+        processes.join(runtime)
     if runtime.platform == "gpu" and jax.default_backend() != "gpu":
         raise UserError("platform gpu was asked for, but JAX finds no GPU; install the extra cuda12 or cuda13.")
     if runtime.platform == "auto" and _nvidia_visible() and not _cuda_plugin():
@@ -64,7 +69,7 @@ def select(runtime: RuntimeConfig, num_envs: int) -> list[jax.Device]:
     """
     devices = jax.devices("cpu") if runtime.platform == "cpu" else jax.devices()
     by_process = [[one for one in devices if one.process_index == index] for index in range(jax.process_count())]
-    limit = min(len(own) for own in by_process)
+    limit = len(by_process[0])  # as many as any other process has: `processes.join` saw to it
     if runtime.cpu_devices is not None and devices[0].platform == "cpu":
         if runtime.cpu_devices > limit:
             raise UserError(

@@ -54,38 +54,28 @@ def train(
     folder = RunFolder(run_dir if run_dir is not None else default_run_dir(config))
     if environment is not None:
         config = override(config, environment=environment_name(environment))
-    for note in device_choice.configure(config.runtime, config.rollout.num_envs):
+    for note in device_choice.configure(config.runtime, config.rollout.num_envs, join=True):
         console.note(note)
-    # Who trains together is a fact of this start, not of the run: a resume may be another number of processes.
-    config = override(config, coordinator=None, num_processes=None, process_id=None)
     if not processes.primary():
         console = Console(io.StringIO())
     if run_dir is None and jax.process_count() > 1:
         raise RunFolderError("several processes share one run folder: give all of them the same --run-dir.")
-    if resume:
-        _check_resumable(folder, config)
-        if _finished(folder, config):
-            done = Run.load(folder.path).summary["iterations"]
-            console.note(
-                f"Nothing to do: {folder.path} is at iteration {done}, {config.total_iterations} were asked for."
-            )
-            return Run.load(folder.path)
-    else:
-        folder.refuse_used()
-    # Checked by all before the first of them writes.
-    processes.check_same("configuration", json.dumps(to_dict(config), sort_keys=True))
-    with StopRequest() as stop:
+    # Who trains together is a fact of this start, not of the run: a resume may be another number of processes.
+    config = override(config, coordinator=None, num_processes=None, process_id=None)
+    processes.check_same("configuration", json.dumps([to_dict(config), resume], sort_keys=True))
+    if processes.together(lambda: _nothing_to_do(folder, config, resume)):
+        done = Run.load(folder.path).summary["iterations"]
+        console.note(f"Nothing to do: {folder.path} is at iteration {done}, {config.total_iterations} were asked for.")
+        return Run.load(folder.path)
+    with StopRequest() as stop, contextlib.ExitStack() as stack:
         with console.stage("Building the task"):
             task = make_task(config, environment)
             devices = device_choice.select(config.runtime, config.rollout.num_envs)
-        if not resume and processes.primary():
-            folder.create(config)
-        processes.wait("the run folder is there")
-        with folder.locked() if processes.primary() else contextlib.nullcontext():
-            session = Session(config, folder, task, devices, console, stop)
-            session.train()
-            session.finish()
-            processes.wait("the run folder is complete")
+        processes.together(lambda: _take_folder(folder, config, resume, stack))
+        session = Session(config, folder, task, devices, console, stop)
+        session.train()
+        session.finish()
+        processes.wait("the run folder is complete")
     return Run.load(folder.path)
 
 
@@ -104,6 +94,23 @@ def make_task(config: Config, environment: Env | None = None) -> Task:
             f"action_low and action_high are for an environment of your own; task {config.task} has its own."
         )
     return brax_task(config.task, config.rollout.backend)
+
+
+def _nothing_to_do(folder: RunFolder, config: Config, resume: bool) -> bool:
+    """Refuse a folder that cannot be used, and return whether the run that is resumed has ended already."""
+    if not resume:
+        folder.refuse_used()
+        return False
+    _check_resumable(folder, config)
+    return _finished(folder, config)
+
+
+def _take_folder(folder: RunFolder, config: Config, resume: bool, stack: contextlib.ExitStack) -> None:
+    """Make the folder of a new run, and hold it until the stack ends; process 0 does it for all."""
+    if processes.primary():
+        if not resume:
+            folder.create(config)
+        stack.enter_context(folder.locked())
 
 
 def _check_resumable(folder: RunFolder, config: Config) -> None:

@@ -92,6 +92,7 @@ def across_seeds(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         **records[0],
         "env_steps": sum(row["env_steps"] for row in records),
+        "steps_per_second": sum(row["steps_per_second"] for row in records),
         "episode_return_mean": float(np.mean(returns)) if returns else None,
         "kl_mean": max(row["kl_mean"] for row in records),
         "step_outcome": f"{accepted} of {len(records)} accepted",

@@ -1,14 +1,16 @@
 """Several processes that train one run together: joining them, and agreeing on what only a host can know.
 
-All run the same host loop on the same global arrays; process 0 alone writes and talks. Whatever depends on a clock or a
-signal is agreed on before a collective program is dispatched, or they would dispatch different ones and wait for ever.
+All run the same host loop on the same global arrays; process 0 alone talks and writes, but for each one's own shards of
+a checkpoint. Whatever depends on a clock or a signal is agreed on before a collective program is dispatched, or they
+would dispatch different ones and wait for ever; and what one of them has to refuse, all refuse.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +18,8 @@ from jax.experimental import multihost_utils
 
 from trpo_brax.config import RuntimeConfig
 from trpo_brax.errors import ConfigError, UserError
+
+Result = TypeVar("Result")
 
 
 def join(runtime: RuntimeConfig) -> None:
@@ -25,8 +29,10 @@ def join(runtime: RuntimeConfig) -> None:
 
     Raises:
         ConfigError: only some of the three were given.
-        UserError: the others were not found.
+        UserError: the others were not found, or do not have as many devices each.
     """
+    if jax.distributed.is_initialized():
+        return
     given = {name: getattr(runtime, name) for name in ("coordinator", "num_processes", "process_id")}
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
@@ -45,6 +51,12 @@ def join(runtime: RuntimeConfig) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes of this run could not be joined: {str(error).splitlines()[0]}") from error
+    owners = [device.process_index for device in jax.devices()]
+    counts = [owners.count(index) for index in range(jax.process_count())]
+    if len(set(counts)) > 1:
+        raise UserError(
+            f"the processes of this run have {', '.join(map(str, counts))} devices: give all the same --cpu-devices."
+        )
 
 
 # What the user says is not to be completed from a cluster's environment variables.
@@ -76,6 +88,28 @@ def check_same(what: str, text: str) -> None:
     rows = np.asarray(multihost_utils.process_allgather(digest))
     if (rows != rows[0]).any():
         raise UserError(f"the processes of this run were started with another {what} each.")
+
+
+def together(action: Callable[[], Result]) -> Result:
+    """Run `action` in every process and return its result; where one refuses, all do.
+
+    Raises:
+        UserError: the process's own, or that another one refused.
+    """
+    refusal: UserError | None = None
+    result: Any = None
+    try:
+        result = action()
+    except UserError as error:
+        refusal = error
+    if jax.process_count() > 1:
+        refused = np.asarray(multihost_utils.process_allgather(np.array([refusal is not None])))
+        if refusal is None and refused.any():
+            raise UserError(f"process {int(np.argmax(refused))} of this run cannot go on; it says why.")
+    if refusal is not None:
+        raise refusal
+    done: Result = result
+    return done
 
 
 def wait(name: str) -> None:

@@ -60,7 +60,7 @@ class Run:
         return summary
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the objects of metrics.jsonl, one an iteration."""
+        """Return the objects of metrics.jsonl, one an iteration and seed."""
         return self._folder.read_metrics()
 
     def policy(self, which: str | int = "latest", *, policy_seed: int | None = None) -> Policy:

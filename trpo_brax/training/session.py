@@ -116,7 +116,7 @@ class Session:
             # Over all seeds' episodes together: what to expect of a policy trained like this.
             pooled = summarize(Episodes.joined([report.details for report in reports.values()]))
             summary["evaluation"] = pooled.to_dict()
-            # Every process evaluates, on devices of its own: none has to wait for another, and one writes.
+            # Every process evaluates, on devices of its own, so that they end together; one writes.
             if processes.primary():
                 self._folder.write_json(self._folder.summary_file, summary)
             self._tell(reports)
@@ -242,7 +242,7 @@ class Session:
                     "iteration": self._done,
                     "env_steps": self._done * steps,
                     "wall_time_s": round(self._wall_time, 4),
-                    "steps_per_second": round(steps * len(seeds) / seconds, 1),
+                    "steps_per_second": round(steps / seconds, 1),
                     **record(jax.tree.map(lambda leaf, at=(index, position): leaf[at], by_seed)),
                 }
                 for position, seed in enumerate(seeds)
