@@ -14,15 +14,15 @@ _SMALL = override(Config(), num_envs=256, unroll_length=64, critic_minibatches=8
 _PENDULUM = override(_SMALL, discount=0.998, trace_decay=0.97)
 
 PRESETS: dict[str, Config] = {
-    # Its simulator is nearly free: few and long critic steps, or they would cost more than all the rest. The double
-    # pendulum lost one seed of three with them.
+    # Its simulator is nearly free: few and long critic steps, or they would cost more than all the rest. Half as many
+    # still learn, to a return of 910 and not of 1000; the double pendulum lost a seed of three with so few.
     "inverted_pendulum": override(
-        _PENDULUM, task="inverted_pendulum", critic_learning_rate=3e-3, total_steps=1_200_000
+        _PENDULUM, task="inverted_pendulum", critic_epochs=4, critic_learning_rate=2e-3, total_steps=1_200_000
     ),
     "inverted_double_pendulum": override(
-        _PENDULUM, task="inverted_double_pendulum", critic_epochs=10, total_steps=3_000_000
+        _PENDULUM, task="inverted_double_pendulum", fisher_fraction=0.2, critic_epochs=10, total_steps=3_000_000
     ),
-    "reacher": override(_SMALL, task="reacher", critic_epochs=5, total_steps=2_000_000),
+    "reacher": override(_SMALL, task="reacher", fisher_fraction=0.2, critic_epochs=5, total_steps=2_000_000),
     "hopper": override(_FAR_SIGHTED, task="hopper", total_steps=5_000_000),
     "walker2d": override(_FAR_SIGHTED, task="walker2d", total_steps=10_000_000),
     "halfcheetah": override(_LOCOMOTION, task="halfcheetah", total_steps=10_000_000),
