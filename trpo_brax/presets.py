@@ -11,8 +11,8 @@ from trpo_brax.errors import ConfigError
 _FAR_SIGHTED = override(Config(), discount=0.999, trace_decay=0.97, fisher_fraction=0.03)
 _LOCOMOTION = override(Config(), discount=0.99, trace_decay=0.97, fisher_fraction=0.03)
 _SMALL = override(Config(), num_envs=256, unroll_length=64, critic_minibatches=8)
-# Ten passes of the critic, which cost more than all the rest: with two or four, seeds ended at 910 to 970 instead of 1000
-# and one of three double pendulums at 5300 instead of 9300.
+# Ten passes of the critic, which cost more than all the rest: with two or four, seeds ended at 910 to 970 instead of
+# 1000, and one of three double pendulums at 5300 instead of 9300.
 _PENDULUM = override(_SMALL, discount=0.998, trace_decay=0.97, fisher_fraction=0.2, critic_epochs=10)
 
 PRESETS: dict[str, Config] = {
