@@ -244,7 +244,7 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
     vector = _array(update.vector.size)
     samples = jax.eval_shape(update.samples, batch)
     shared = (vector, samples.fisher_observations, samples.fisher_weights, vector)
-    one, two = (cost_of(_products(update, count), *shared) for count in (1, 2))
+    one, two = (cost_of(update.chained(count), *shared) for count in (1, 2))
     # Everything but the state of the direction is read by each product again.
     product = dataclasses.replace(two - one, bytes_least=one.bytes_least)
     observations, row = _array(num_envs, length, observation), _array(1, num_envs)
@@ -294,19 +294,6 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
             ),
         ),
     ]
-
-
-def _products(update: TimedUpdate, count: int) -> Callable[..., jax.Array]:
-    """Return `count` Fisher products one after the other: two less one is a product without its linearisation."""
-
-    def chained(vector: jax.Array, observations: jax.Array, weights: jax.Array, direction: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision("highest"):
-            product = update.product(vector, observations, weights)
-            for _ in range(count):
-                direction = product(direction)
-            return direction
-
-    return chained
 
 
 def _minibatch_cost(config: Config, networks: Networks, network: Any, steps: int) -> Cost:

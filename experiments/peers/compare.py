@@ -36,14 +36,14 @@ import tyro
 from experiments.peers.picture import draw
 from experiments.peers.settings import PPO, VARIANTS, VariantName
 from experiments.peers.tables import Result, quoted, write_setup, write_tables
+from trpo_brax.training.devices import usable_cores
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers"
 
 
 def _all_host_devices() -> int:
     """Return the largest power of two that is not above the number of usable cores: it divides every batch."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 << (cores.bit_length() - 1)
+    return 1 << (usable_cores().bit_length() - 1)
 
 
 @dataclasses.dataclass(frozen=True)

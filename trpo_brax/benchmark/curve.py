@@ -11,12 +11,12 @@ from trpo_brax.benchmark.memory import measure_memory
 from trpo_brax.benchmark.options import BenchOptions
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.config import Config, override
-from trpo_brax.evaluation.plots import BLUE, ORANGE
+from trpo_brax.evaluation.plots import BLUE, COLOURS, ORANGE
 from trpo_brax.training.console import Console
 from trpo_brax.training.devices import select
 from trpo_brax.training.loop import make_task
 
-_GREEN = "#009E73"
+_GREEN = COLOURS[2]
 
 
 @dataclasses.dataclass(frozen=True)

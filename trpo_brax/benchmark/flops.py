@@ -45,14 +45,7 @@ def product_cost(networks: Networks, settings: TrustRegionConfig, samples: int) 
     weights = jax.ShapeDtypeStruct((samples,), jnp.float32)
 
     def products(count: int) -> Any:
-        def chained(at: jax.Array, inputs: jax.Array, weight: jax.Array, direction: jax.Array) -> jax.Array:
-            product = update.product(at, inputs, weight)
-            for _ in range(count):
-                direction = product(direction)
-            return direction
-
-        with jax.default_matmul_precision("highest"):
-            return jax.jit(chained).lower(vector, observations, weights, vector)
+        return jax.jit(update.chained(count)).lower(vector, observations, weights, vector)
 
     forward, one, two = jax.jit(update.policy).lower(vector, observations), products(1), products(2)
     return ProductCost(

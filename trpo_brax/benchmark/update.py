@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +12,22 @@ from trpo_brax.algorithm import Distribution, PolicyUpdate, StepSamples
 
 class TimedUpdate(PolicyUpdate):
     """`PolicyUpdate` with loops over its smallest pieces."""
+
+    def chained(self, count: int) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]:
+        """Return `count` Fisher products one after the other, without a loop, to be counted.
+
+        (vector [P], observations [S, observation], weights [S], direction [P]) -> [P]; two less one is a product
+        without its linearisation.
+        """
+
+        def products(vector: jax.Array, observations: jax.Array, weights: jax.Array, direction: jax.Array) -> jax.Array:
+            with jax.default_matmul_precision("highest"):
+                product = self.product(vector, observations, weights)
+                for _ in range(count):
+                    direction = product(direction)
+                return direction
+
+        return products
 
     def products(self, vector: jax.Array, samples: StepSamples, count: int) -> jax.Array:
         """Linearise once and take `count` products one after the other, as conjugate gradient does."""

@@ -36,6 +36,7 @@ class TasksArguments:
 
 
 def check(words: list[str]) -> int:
+    """Run `trpo-brax check` and return its exit status."""
     arguments = parse(CheckArguments, words, "check")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from trpo_brax.config import RolloutConfig, RuntimeConfig
@@ -62,6 +63,7 @@ def check(words: list[str]) -> int:
 
 
 def tasks(words: list[str]) -> int:
+    """Run `trpo-brax tasks` and return its exit status."""
     parse(TasksArguments, words, "tasks")
     from trpo_brax.environments import TASKS
 

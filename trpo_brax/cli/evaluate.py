@@ -42,6 +42,7 @@ class EvaluateArguments:
 
 
 def evaluate(words: list[str]) -> int:
+    """Run `trpo-brax evaluate` and return its exit status."""
     arguments = parse(EvaluateArguments, words, "evaluate")
     # An environment's author may print: standard output is for the result alone.
     with contextlib.redirect_stdout(sys.stderr):

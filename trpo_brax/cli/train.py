@@ -22,6 +22,7 @@ class TrainArguments(Config):
 
 
 def train(words: list[str]) -> int:
+    """Run `trpo-brax train` and return its exit status."""
     arguments = _parse_training(words)
     console = Console()
     with console.stage("Loading JAX and Brax"):
