@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import pytest
 
+from tests.contract import BENCH_KEYS
 from tests.tiny_environments import PointMass
 from tests.training.conftest import tiny_config
 from trpo_brax.benchmark import BenchmarkReport, BenchOptions, bench, run_bench
@@ -23,18 +24,6 @@ from trpo_brax.training.loop import make_task
 
 with quiet():
     from brax.envs import State
-
-CONTRACT = {
-    "num_envs",
-    "physics_steps_per_second",
-    "rollout_steps_per_second",
-    "training_steps_per_second",
-    "training_to_physics",
-    "fisher_product_forward_passes",
-    "parts_ms",
-    "first_iteration_seconds",
-    "peak_memory_bytes",
-}
 
 
 class Talkative(PointMass):
@@ -54,7 +43,7 @@ def test_json_is_one_object_with_everything_in_it(tmp_path: Path, capsys: pytest
     options = BenchOptions(repeats=1, sweep_envs="12,8", picture=str(picture), skip_start=True, json=True)
     report = run_bench(config(), options, Console(progress))
     result = json.loads(capsys.readouterr().out)
-    assert result.keys() >= CONTRACT
+    assert result.keys() >= BENCH_KEYS
     assert result["num_envs"] == 8
     assert tuple(result["parts_ms"]) == PARTS
     assert result["first_iteration_seconds"] is None

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import trpo_brax as tb
+from tests.contract import EVALUATION_KEYS
 from tests.tiny_environments import History
 from tests.tiny_runs import HISTORY, TINY, another, arbitrary_state, contents, tiny_program, train_tiny
 from trpo_brax import config as config_module
@@ -26,17 +27,6 @@ from trpo_brax.training import Run
 from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.folder import RunFolder
 
-EVALUATION_KEYS = [
-    "episodes",
-    "return_mean",
-    "return_std",
-    "return_iqm",
-    "return_min",
-    "return_quantile_05",
-    "return_cvar_05",
-    "length_mean",
-    "failure_rate",
-]
 BACKENDS = {
     "ant": 4,
     "halfcheetah": 4,

@@ -9,19 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.contract import EVALUATION_KEYS
 from trpo_brax.evaluation import Episodes, summarize
-
-KEYS = [
-    "episodes",
-    "return_mean",
-    "return_std",
-    "return_iqm",
-    "return_min",
-    "return_quantile_05",
-    "return_cvar_05",
-    "length_mean",
-    "failure_rate",
-]
 
 
 def made(returns: list[float] | np.ndarray, seed: int = 0) -> Episodes:
@@ -87,9 +76,9 @@ def test_order_and_precision_do_not_matter() -> None:
 def test_the_dictionary_has_the_promised_keys_and_is_json() -> None:
     report = summarize(made([1.0, 2.0, 3.0]))
     told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert list(told) == KEYS
+    assert list(told) == EVALUATION_KEYS
     assert type(told["episodes"]) is int
-    assert all(type(told[name]) is float for name in KEYS[1:])
+    assert all(type(told[name]) is float for name in EVALUATION_KEYS[1:])
 
 
 def test_the_episodes_come_along() -> None:
