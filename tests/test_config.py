@@ -35,6 +35,9 @@ MAY_CHANGE_ON_RESUME = {
     "num_processes",
     "process_id",
     "max_chunk_seconds",
+    "max_nonfinite_share",
+    "check_finite",
+    "deterministic",
     "compilation_cache",
 }
 
@@ -51,7 +54,11 @@ EDGES: list[tuple[str, list[Any], list[Any]]] = [
     ("unroll_length", [4], [3, 0]),
     ("episode_length", [1], [0, -1]),
     ("action_repeat", [1], [0]),
-    ("policy_hidden_sizes", [(), (1,), [64, 1]], [(0,), (64, -1), (64, 2.0), 64]),
+    (
+        "policy_hidden_sizes",
+        [(), (1,), [64, 1], (2**16,), (1,) * 64],
+        [(0,), (64, -1), (64, 2.0), 64, (2**16 + 1,), (1,) * 65],
+    ),
     ("critic_hidden_sizes", [(), (1,)], [(0,), "64"]),
     ("initial_log_std", [-10.0, 2.0], [-10.001, 2.001]),
     ("policy_output_scale", [1e-9], [0.0, -1.0]),
@@ -60,6 +67,9 @@ EDGES: list[tuple[str, list[Any], list[Any]]] = [
     ("discount", [0.0, 1.0], [-1e-9, 1.000001]),
     ("trace_decay", [0.0, 1.0], [-1e-9, 1.000001]),
     ("damping", [0.0], [-1e-9]),
+    ("damping_patience", [1], [0]),
+    ("damping_growth", [1.001, 1e3], [1.0, 1e3 + 1]),
+    ("damping_levels", [0, 10], [-1, 11]),
     ("cg_iterations", [1], [0]),
     ("cg_tolerance", [0.0], [-1e-9]),
     ("fisher_fraction", [1e-6, 1.0], [0.0, 1.000001]),
@@ -74,6 +84,7 @@ EDGES: list[tuple[str, list[Any], list[Any]]] = [
     ("final_evaluation_episodes", [0], [-1]),
     ("cpu_devices", [None, 1], [0]),
     ("max_chunk_seconds", [1e-3], [0.0]),
+    ("max_nonfinite_share", [0.0, 1.0], [-1e-9, 1.000001]),
     ("backend", ["spring", "positional", "generalized", "mjx"], ["Spring", "", None]),
     ("activation", ["tanh", "swish", "relu", "elu"], ["sigmoid"]),
     ("mode", ["trpo", "natural_gradient"], ["ppo"]),
@@ -176,6 +187,7 @@ class TestBounds:
     def test_every_number_has_been_tried_at_its_edges(self) -> None:
         tried = {name for name, _, _ in EDGES}
         free = {"task", "environment", "coordinator", "compilation_cache", "spread_initial_steps"}
+        free |= {"check_finite", "deterministic"}
         free |= {"action_low", "action_high"}
         assert tried | free == set(FIELDS)
 
@@ -201,7 +213,7 @@ class TestBounds:
         for value in (True, "0.5", None):
             with pytest.raises(ConfigError, match=f"^{name} must be a number"):
                 override(Config(), **{name: value})
-        if name not in ("backtrack_factor", "acceptance_ratio"):  # below 1
+        if name not in ("backtrack_factor", "acceptance_ratio", "damping_growth"):  # 1 is beyond their range
             kept = {key: item for key, item, _ in walk(override(Config(), **{name: 1}))}[name]
             assert type(kept) is float and kept == 1.0
 

@@ -140,19 +140,21 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
         if value not in get_args(hint):
             choices = get_args(hint)
             raise ConfigError(
-                f"{name} must be one of {', '.join(choices)}, not {value!r}{suggest(str(value), choices)}."
+                f"{name} must be one of {', '.join(choices)}, not {_short(value)}{suggest(str(value)[:40], choices)}."
             )
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, (tuple, list)):
-            raise ConfigError(f"{name} must be a list, not {value!r}.")
+            raise ConfigError(f"{name} must be a list, not {_short(value)}.")
+        if len(value) > _MOST_ITEMS:
+            raise ConfigError(f"{name} must be a list of at most {_MOST_ITEMS} items, not {len(value)}.")
         return tuple(_checked_value(name, item, get_args(hint)[0]) for item in value)
     if isinstance(hint, type) and issubclass(hint, Checked):
         wanted, allowed = hint, hint.__name__
     else:
         wanted, allowed = _SCALARS[hint]
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{name} must be {allowed}, not {value!r}.")
+        raise ConfigError(f"{name} must be {allowed}, not {_short(value)}.")
     if bounds is not None and typing.cast(float, value) not in bounds:
         raise ConfigError(f"{name} must be {bounds}, not {_short(value)}.")
     if hint is int:
@@ -167,8 +169,11 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} digits)"
+    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
 
+
+_MOST_ITEMS = 64
+"""Of a list: more hidden layers than this are somebody's joke."""
 
 # Of float32: on the device anything beyond would become infinite or 0.
 _SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127

@@ -71,9 +71,9 @@ class RolloutConfig(Checked):
 class NetworkConfig(Checked):
     """Policy and critic networks: two separate multilayer perceptrons."""
 
-    policy_hidden_sizes: tuple[Annotated[int, AtLeast(1)], ...] = (64, 64)
+    policy_hidden_sizes: tuple[Annotated[int, Bounds(1, 2**16)], ...] = (64, 64)
     """Units in each hidden layer of the policy."""
-    critic_hidden_sizes: tuple[Annotated[int, AtLeast(1)], ...] = (64, 64)
+    critic_hidden_sizes: tuple[Annotated[int, Bounds(1, 2**16)], ...] = (64, 64)
     """Units in each hidden layer of the critic."""
     activation: Activation = "tanh"
     """Activation of the hidden layers: tanh, swish, relu or elu."""
@@ -99,6 +99,12 @@ class TrustRegionConfig(Checked):
     """Decay of the advantage estimator's traces (lambda): 0 trusts the critic most, 1 not at all."""
     damping: Annotated[float, AtLeast(0.0)] = 0.1
     """Added to the Fisher matrix's diagonal (lambda in F + lambda I)."""
+    damping_patience: Annotated[int, Count(1)] = 3
+    """Refused steps in a row after which damping is raised; each accepted step lowers it again."""
+    damping_growth: Annotated[float, Bounds(1.0, 1e3, low_open=True)] = 4.0
+    """Damping is multiplied by this when it is raised."""
+    damping_levels: Annotated[int, Bounds(0, 10)] = 6
+    """How many times damping may be raised one above the other; 0: it stays as it is."""
     cg_iterations: Annotated[int, Count(1)] = 10
     """Most conjugate gradient iterations."""
     cg_tolerance: Annotated[float, AtLeast(0.0)] = 1e-3
@@ -153,6 +159,12 @@ class RuntimeConfig(Checked):
     """Which of them this is, from 0."""
     max_chunk_seconds: Annotated[float, POSITIVE, MAY_CHANGE] = 10.0
     """Most seconds of compiled iterations in flight, so that the console, a stop and a save never wait longer."""
+    max_nonfinite_share: Annotated[float, Bounds(0.0, 1.0), MAY_CHANGE] = 0.5
+    """Largest share of an iteration's transitions that may be cut off as not finite; above it the run stops."""
+    check_finite: Annotated[bool, MAY_CHANGE] = False
+    """Look at each iteration by itself and dump the first that meets a non-finite number, for trpo-brax replay."""
+    deterministic: Annotated[bool, MAY_CHANGE] = False
+    """Let XLA choose only operations that a GPU repeats bit for bit; slower there, and no difference on a CPU."""
     compilation_cache: Annotated[str, MAY_CHANGE] = "auto"
     """Directory of the persistent compilation cache; auto: in the user's cache directory; none: no cache."""
 

@@ -24,8 +24,8 @@ from trpo_brax import config as config_module
 from trpo_brax.cli import main
 from trpo_brax.config import Config, override, to_dict, walk
 from trpo_brax.training import Run
-from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.folder import RunFolder
+from trpo_brax.training.saving import CheckpointSaver
 
 BACKENDS = {
     "ant": 4,
@@ -247,11 +247,13 @@ def foreign_checkpoint(run: Path) -> None:
     """Replace the latest checkpoint by that of a run with another network."""
     program = tiny_program(override(TINY, policy_hidden_sizes=(16,)))
     shutil.rmtree(run / "checkpoints" / "4")
-    checkpoints = Checkpoints(run.parent / "foreign", keep=1)
-    checkpoints.save(arbitrary_state(program, 0).replace(iteration=4), program.config, {0: 1.0})
-    checkpoints.close()
-    shutil.move(run.parent / "foreign" / "4", run / "checkpoints" / "4")
-    shutil.rmtree(run.parent / "foreign")
+    foreign = RunFolder(run.parent / "foreign")
+    foreign.create(program.config)
+    saver = CheckpointSaver(foreign, program.config)
+    assert saver.save(4, arbitrary_state(program, 0).replace(iteration=4), {0: 1.0}) is None
+    saver.close()
+    shutil.move(foreign.checkpoints / "4", run / "checkpoints" / "4")
+    shutil.rmtree(foreign.path)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], list[str]]] = {
@@ -299,7 +301,7 @@ def test_a_checkpoint_cut_short_is_told_once_by_a_whole_process(here: Path) -> N
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert done.returncode == 2
-    assert re.fullmatch(r"trpo-brax: checkpoint \S*run/checkpoints/4 cannot be read\b.*\.\n", done.stderr), done.stderr
+    assert re.fullmatch(r"trpo-brax: checkpoint \S*run/checkpoints/4 is damaged\b.*\.\n", done.stderr), done.stderr
     assert contents(here) == before
 
 

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from tests.tiny_runs import TINY, arbitrary_state, contents, tiny_program, train_tiny
-from trpo_brax.config import override, to_dict
+from trpo_brax.config import Config, override, to_dict
 from trpo_brax.errors import CheckpointError, UserError
 from trpo_brax.training import Run
 from trpo_brax.training.checkpoints import Checkpoints
+from trpo_brax.training.files import write_json
+from trpo_brax.training.folder import RunFolder
 from trpo_brax.training.program import Program
+from trpo_brax.training.saving import CheckpointSaver
 from trpo_brax.training.state import TrainState
 
 
@@ -47,11 +50,24 @@ def state_at(program: Program, iteration: int) -> TrainState:
 
 def fill(directory: Path, program: Program, returns: dict[int, float | None], keep: int = 100) -> None:
     """Save an arbitrary state for each iteration."""
-    checkpoints = Checkpoints(directory, keep=keep)
     for iteration, training_return in returns.items():
         ranked = {} if training_return is None else {0: training_return}
-        checkpoints.save(state_at(program, iteration), program.config, ranked)
-    checkpoints.close()
+        save(directory, program.config, state_at(program, iteration), ranked, keep)
+
+
+def save(directory: Path, config: Config, state: TrainState, ranked: dict[int, float], keep: int = 100) -> None:
+    """Save one state under its iteration in a run folder's `checkpoints`."""
+    folder = RunFolder(directory.parent)
+    assert directory == folder.checkpoints
+    config = override(config, checkpoints_to_keep=keep)
+    if not folder.config_file.exists():
+        folder.path.mkdir(exist_ok=True)
+        write_json(folder.config_file, to_dict(config))
+    saver = CheckpointSaver(folder, config)
+    assert saver.save(int(state.iteration), state, ranked) is None
+    assert saver.settle() is None
+    assert saver.saved == int(state.iteration)
+    saver.close()
 
 
 def assert_same_bits(ours: Any, theirs: Any) -> None:
@@ -66,11 +82,7 @@ def assert_same_bits(ours: Any, theirs: Any) -> None:
 
 def restore(directory: Path, program: Program, iteration: int) -> TrainState:
     """Return a whole state from disk."""
-    checkpoints = Checkpoints(directory)
-    try:
-        return checkpoints.restore(iteration, program.abstract_state, program.shardings)
-    finally:
-        checkpoints.close()
+    return Checkpoints(directory, program.config).restore(iteration, program.abstract_state, program.shardings)
 
 
 class TestRoundTrip:
@@ -92,9 +104,8 @@ class TestRoundTrip:
         assert_same_bits(state_at(program, 7), restore(saved, alone, 7))
 
     def test_the_policy_alone(self, saved: Path, program: Program) -> None:
-        checkpoints = Checkpoints(saved)
+        checkpoints = Checkpoints(saved, TINY)
         parameters, statistics = checkpoints.restore_policy(3, program.specification)
-        checkpoints.close()
         state = state_at(program, 3)
         assert_same_bits((state.policy, state.statistics), (parameters, statistics))
 
@@ -112,7 +123,7 @@ class TestRoundTrip:
     def test_checkpoints_lie_under_their_iteration_with_the_configuration(self, saved: Path) -> None:
         assert {path.name for path in saved.iterdir() if path.is_dir()} == {"3", "7"}
         told = json.loads((saved / "7" / "config" / "metadata").read_text())
-        assert told == json.loads(json.dumps(to_dict(TINY)))
+        assert told == json.loads(json.dumps(to_dict(override(TINY, checkpoints_to_keep=100))))
 
 
 class TestWhich:
@@ -132,57 +143,53 @@ class TestWhich:
         self, returns: dict[int, float | None], latest: int, best: int, program: Program, tmp_path: Path
     ) -> None:
         fill(tmp_path / "checkpoints", program, returns)
-        checkpoints = Checkpoints(tmp_path / "checkpoints")
+        checkpoints = Checkpoints(tmp_path / "checkpoints", TINY)
         assert checkpoints.iterations() == sorted(returns)
         assert (checkpoints.resolve("latest"), checkpoints.resolve("best")) == (latest, best)
         for iteration in returns:
             assert checkpoints.resolve(iteration) == checkpoints.resolve(str(iteration)) == iteration
-        checkpoints.close()
 
     @pytest.mark.parametrize("which", [5, "5", "newest", "-3", "3.0", "", "../3"])
     def test_what_is_not_there_is_refused(self, which: str | int, saved: Path) -> None:
-        checkpoints = Checkpoints(saved)
+        checkpoints = Checkpoints(saved, TINY)
         with pytest.raises(CheckpointError) as caught:
             checkpoints.resolve(which)
-        checkpoints.close()
         sentence = str(caught.value)
         assert str(which) in sentence
         assert ("3, 7" in sentence) if which in (5, "5") else ("best" in sentence and "latest" in sentence)
 
     def test_no_folder_and_no_checkpoint(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="absent"):
-            Checkpoints(tmp_path / "absent")
+            Checkpoints(tmp_path / "absent", TINY)
         (tmp_path / "empty").mkdir()
-        checkpoints = Checkpoints(tmp_path / "empty")
+        checkpoints = Checkpoints(tmp_path / "empty", TINY)
         assert checkpoints.iterations() == []
         with pytest.raises(CheckpointError, match="no complete checkpoint"):
             checkpoints.resolve("latest")
-        checkpoints.close()
         assert contents(tmp_path) == {"empty": "folder"}
 
     def test_a_checkpoint_half_written_does_not_count(self, saved: Path, tmp_path: Path) -> None:
         shutil.copytree(saved, tmp_path / "checkpoints")
         shutil.copytree(saved / "7", tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp-1")
-        checkpoints = Checkpoints(tmp_path / "checkpoints")
+        checkpoints = Checkpoints(tmp_path / "checkpoints", TINY)
         assert checkpoints.iterations() == [3, 7]
-        checkpoints.close()
 
 
 class TestKeeping:
     """The latest few and the best."""
 
     def test_latest_and_best_are_kept(self, program: Program, tmp_path: Path) -> None:
-        fill(tmp_path / "c", program, {1: 0.0, 2: 9.0, 3: 1.0, 4: 2.0, 5: None, 6: 3.0}, keep=2)
-        assert {path.name for path in (tmp_path / "c").iterdir()} == {"2", "5", "6"}
-        assert_same_bits(state_at(program, 2), restore(tmp_path / "c", program, 2))
+        fill(tmp_path / "checkpoints", program, {1: 0.0, 2: 9.0, 3: 1.0, 4: 2.0, 5: None, 6: 3.0}, keep=2)
+        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2", "5", "6"}
+        assert_same_bits(state_at(program, 2), restore(tmp_path / "checkpoints", program, 2))
 
     def test_a_new_best_replaces_the_old(self, program: Program, tmp_path: Path) -> None:
-        fill(tmp_path / "c", program, {1: 5.0, 2: 0.0, 3: 6.0, 4: 0.0, 5: 0.0}, keep=1)
-        assert {path.name for path in (tmp_path / "c").iterdir()} == {"3", "5"}
+        fill(tmp_path / "checkpoints", program, {1: 5.0, 2: 0.0, 3: 6.0, 4: 0.0, 5: 0.0}, keep=1)
+        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"3", "5"}
 
     def test_a_run_without_returns_keeps_the_latest(self, program: Program, tmp_path: Path) -> None:
-        fill(tmp_path / "c", program, dict.fromkeys(range(1, 6), None), keep=2)
-        assert {path.name for path in (tmp_path / "c").iterdir()} == {"4", "5"}
+        fill(tmp_path / "checkpoints", program, dict.fromkeys(range(1, 6), None), keep=2)
+        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"4", "5"}
 
 
 class TestForeign:
@@ -198,10 +205,9 @@ class TestForeign:
         wider = tiny_program(override(TINY, policy_hidden_sizes=(16,)))
         sentence = self.refused(saved, wider)
         assert "policy." in sentence and "[8]" in sentence and "[16]" in sentence
-        checkpoints = Checkpoints(saved)
+        checkpoints = Checkpoints(saved, TINY)
         with pytest.raises(CheckpointError, match=r"policy\..*8.*not .*16"):
             checkpoints.restore_policy(3, wider.specification)
-        checkpoints.close()
 
     def test_another_number_of_environments(self, saved: Path) -> None:
         sentence = self.refused(saved, tiny_program(override(TINY, num_envs=16)))
@@ -214,10 +220,8 @@ class TestForeign:
     def test_another_dtype(self, program: Program, tmp_path: Path) -> None:
         state = state_at(program, 3)
         half = state.replace(statistics=state.statistics.replace(mean=state.statistics.mean.astype(np.float16)))
-        checkpoints = Checkpoints(tmp_path / "c", keep=1)
-        checkpoints.save(half, TINY, {})
-        checkpoints.close()
-        sentence = self.refused(tmp_path / "c", program)
+        save(tmp_path / "checkpoints", TINY, half, {})
+        sentence = self.refused(tmp_path / "checkpoints", program)
         assert "statistics.mean" in sentence and "float16" in sentence and "float32" in sentence
 
     @pytest.mark.parametrize("change", ["missing", "extra"])
@@ -229,10 +233,9 @@ class TestForeign:
         else:
             info["extra"] = info["limit"]
         brax = state.environments.state.replace(info=info)
-        checkpoints = Checkpoints(tmp_path / "c", keep=1)
-        checkpoints.save(state.replace(environments=state.environments.replace(state=brax)), TINY, {})
-        checkpoints.close()
-        assert ("limit" if change == "missing" else "extra") in self.refused(tmp_path / "c", program)
+        changed = state.replace(environments=state.environments.replace(state=brax))
+        save(tmp_path / "checkpoints", TINY, changed, {})
+        assert ("limit" if change == "missing" else "extra") in self.refused(tmp_path / "checkpoints", program)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own threads, once cut off
@@ -262,14 +265,11 @@ class TestDamage:
         assert refused >= 4
 
     def test_a_folder_with_a_number_for_a_name_is_no_checkpoint(self, program: Program, tmp_path: Path) -> None:
-        (tmp_path / "c" / "9").mkdir(parents=True)
-        (tmp_path / "c" / "9" / "notes.txt").write_text("mine")
-        checkpoints = Checkpoints(tmp_path / "c")
-        try:
-            with pytest.raises(CheckpointError):
-                checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
-        finally:
-            checkpoints.close()
+        (tmp_path / "checkpoints" / "9").mkdir(parents=True)
+        (tmp_path / "checkpoints" / "9" / "notes.txt").write_text("mine")
+        checkpoints = Checkpoints(tmp_path / "checkpoints", TINY)
+        with pytest.raises(CheckpointError, match="no complete checkpoint"):
+            checkpoints.resolve("latest")
 
 
 class TestPolicy:

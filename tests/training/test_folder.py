@@ -18,6 +18,7 @@ import pytest
 from tests.tiny_runs import contents
 from trpo_brax.config import Config, override, to_dict
 from trpo_brax.errors import RunFolderError
+from trpo_brax.training.files import read_json, write_json
 from trpo_brax.training.folder import RunFolder, default_run_dir
 
 CONFIG = override(Config(), task="ant", seed=3)
@@ -65,7 +66,7 @@ class TestCreate:
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(Path, "write_text", full)
+        monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(RunFolderError, match="No space left"):
             RunFolder(tmp_path / "run").create(CONFIG)
         assert contents(tmp_path) == {}
@@ -87,7 +88,7 @@ class TestJson:
 
     def test_a_reader_never_sees_half_a_file(self, folder: RunFolder) -> None:
         file = folder.summary_file
-        folder.write_json(file, [0] * 5000)
+        write_json(file, [0] * 5000)
         torn, stop = [], threading.Event()
 
         def read() -> None:
@@ -102,7 +103,7 @@ class TestJson:
         reader = threading.Thread(target=read)
         reader.start()
         for value in range(50):
-            folder.write_json(file, [value] * 5000)
+            write_json(file, [value] * 5000)
         stop.set()
         reader.join()
         assert torn == []
@@ -113,13 +114,13 @@ class TestJson:
         before = contents(folder.path)
         for data in (float("nan"), {"a": [float("inf")]}, object()):
             with pytest.raises((ValueError, TypeError)):
-                folder.write_json(folder.config_file, data)
+                write_json(folder.config_file, data)
         assert contents(folder.path) == before
 
     def test_it_is_read_back(self, folder: RunFolder) -> None:
         data = {"a": [1, 2.5, None, True, "é"], "b": {}}
-        folder.write_json(folder.summary_file, data)
-        assert folder.read_json(folder.summary_file) == data
+        write_json(folder.summary_file, data)
+        assert read_json(folder.summary_file) == data
 
     @pytest.mark.parametrize(
         "text", ["", "{", "{'a': 1}", "NaN", '{"a": Infinity}', "[" * 100_000, "\x00", "[1] 2"], ids=range(8)
@@ -127,24 +128,24 @@ class TestJson:
     def test_what_is_not_json_is_refused_by_name(self, folder: RunFolder, text: str) -> None:
         folder.summary_file.write_text(text)
         with pytest.raises(RunFolderError, match=r"summary\.json"):
-            folder.read_json(folder.summary_file)
+            read_json(folder.summary_file)
 
     def test_bytes_that_are_no_text_are_refused(self, folder: RunFolder) -> None:
         folder.summary_file.write_bytes(b"\xff\xfe{}")
         with pytest.raises(RunFolderError, match=r"summary\.json"):
-            folder.read_json(folder.summary_file)
+            read_json(folder.summary_file)
 
     def test_links_and_giants_and_holes_are_not_read(self, folder: RunFolder, tmp_path: Path) -> None:
         (tmp_path / "secret.json").write_text('{"password": "1234"}')
         folder.summary_file.symlink_to(tmp_path / "secret.json")
         with pytest.raises(RunFolderError, match=r"summary\.json"):
-            folder.read_json(folder.summary_file)
+            read_json(folder.summary_file)
         folder.summary_file.unlink()
         with pytest.raises(RunFolderError, match=r"summary\.json"):
-            folder.read_json(folder.summary_file)
+            read_json(folder.summary_file)
         folder.summary_file.write_text(f'"{"a" * (2 << 20)}"')
         with pytest.raises(RunFolderError, match=r"summary\.json"):
-            folder.read_json(folder.summary_file)
+            read_json(folder.summary_file)
 
 
 class TestConfiguration:
@@ -159,7 +160,7 @@ class TestConfiguration:
     def test_a_value_that_cannot_work_is_named(self, folder: RunFolder) -> None:
         data = to_dict(CONFIG)
         data["rollout"]["num_envs"] = 0
-        folder.write_json(folder.config_file, data)
+        write_json(folder.config_file, data)
         with pytest.raises(RunFolderError, match="num_envs"):
             folder.read_config()
 
@@ -235,7 +236,8 @@ class TestLock:
 def rows(count: int) -> list[dict[str, Any]]:
     """Return records with numbers that do not survive rounding."""
     numbers = range(1, count + 1)
-    return [{"iteration": i, "env_steps": 10 * i, "kl_mean": i / 3, "episode_return_mean": None} for i in numbers]
+    row = {"seed": 0, "kl_mean": 0.0, "episode_return_mean": None}
+    return [row | {"iteration": i, "env_steps": 10 * i, "kl_mean": i / 3} for i in numbers]
 
 
 class TestMetrics:

@@ -62,9 +62,9 @@ def batch(setting: Setting) -> PolicyBatch:
     """The batch that the policy step of the next iteration is given."""
     given: dict[str, PolicyBatch] = {}
 
-    def watch(distribution_of: Any, parameters: Any, batch: PolicyBatch, settings: Any) -> Any:
+    def watch(distribution_of: Any, parameters: Any, batch: PolicyBatch, *rest: Any) -> Any:
         given["batch"] = batch
-        return trust_region_step(distribution_of, parameters, batch, settings)
+        return trust_region_step(distribution_of, parameters, batch, *rest)
 
     def reveal(state: TrainState) -> PolicyBatch:
         setting.iteration()(state)

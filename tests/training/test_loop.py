@@ -31,9 +31,8 @@ def total(iterations: int) -> int:
 def last_state(run: tb.Run) -> Any:
     """Return the whole TrainState of a run's last checkpoint."""
     program = Program(run.config, make_task(run.config, PointMass()), jax.devices()[:1])
-    checkpoints = Checkpoints(run.path / "checkpoints")
+    checkpoints = Checkpoints(run.path / "checkpoints", run.config)
     state = checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
-    checkpoints.close()
     return jax.device_get(state)
 
 
@@ -66,9 +65,7 @@ def test_when_a_run_was_stopped_does_not_decide_which_policy_is_best(tmp_path: P
             tb.train(config, environment=PointMass(), run_dir=tmp_path / name, resume=end > ends[0])
     best = {}
     for name in folders:
-        checkpoints = Checkpoints(tmp_path / name / "checkpoints")
-        best[name] = checkpoints.resolve("best")
-        checkpoints.close()
+        best[name] = Checkpoints(tmp_path / name / "checkpoints", config).resolve("best")
     assert best["whole"] == best["stopped"]
     assert best["whole"] in (2, 4, 6)
 
@@ -194,7 +191,8 @@ def test_returns_beyond_single_precision_do_not_end_a_run(tmp_path: Path) -> Non
 
 def test_every_environment_non_finite_leaves_the_parameters_bit_identical(tmp_path: Path) -> None:
     environment = Faulty(Fault("reward", step=1))
-    run = tb.train(tiny_config(total_steps=total(3)), environment=environment, run_dir=tmp_path / "run")
+    config = tiny_config(total_steps=total(3), max_nonfinite_share=1.0)
+    run = tb.train(config, environment=environment, run_dir=tmp_path / "run")
     assert {row["step_outcome"] for row in run.metrics()} == {"zero_gradient"}
     assert len({row["parameter_fingerprint"] for row in run.metrics()}) == 1
     assert all(row["episode_return_mean"] is None for row in run.metrics())

@@ -48,6 +48,7 @@ KEYS = {
     "critic_loss",
     "explained_variance",
     "nonfinite_envs",
+    "nonfinite_share",
     "advantage_max_abs",
     "improvement_lower_bound",
     "penalty_coefficient",
@@ -178,7 +179,7 @@ def computed(made: Trajectory, discount: float = 0.99, **changes: Any) -> dict[s
         cg_relative_residual=zero,
         outcome=jnp.int32(changes.pop("outcome", 0)),
     )
-    values = dict.fromkeys(("entropy", "critic_loss", "explained", "saturation"), zero)
+    values = dict.fromkeys(("damping", "entropy", "critic_loss", "explained", "saturation"), zero)
     values |= {"advantage_max_abs": zero + 2.5, "surrogate_gain": zero + 0.125}
     made = jax.tree.map(jnp.asarray, made)
     return record(jax.device_get(iteration_metrics(override(TINY, discount=discount), made, step, **values | changes)))

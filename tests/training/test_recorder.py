@@ -19,6 +19,7 @@ from trpo_brax.training.recorder import Recorder
 def row(iteration: int, **changes: Any) -> dict[str, Any]:
     """Return a record with every kind of value that one has."""
     return {
+        "seed": 0,
         "iteration": iteration,
         "env_steps": 64 * iteration,
         "episodes": 3,
@@ -85,7 +86,7 @@ class TestRecorder:
         recorder = Recorder(folder, [])
         for iteration in (1, 2, 3):
             recorder.add([row(iteration)])
-        recorder.close()
+        recorder.flush()
         lines = folder.metrics_file.read_text().splitlines()
         assert [json.loads(line) for line in lines] == [row(1), row(2), row(3)] == folder.read_metrics()
 
@@ -94,14 +95,14 @@ class TestRecorder:
         for value in (float("nan"), float("inf")):
             with pytest.raises(ValueError, match="JSON"):
                 recorder.add([row(1, kl_mean=value)])
-        recorder.close()
+        recorder.flush()
         assert folder.metrics_file.read_text() == ""
 
     def test_tensorboard_shows_every_number_over_control_steps(self, folder: RunFolder) -> None:
         recorder = Recorder(folder, [])
         for iteration in (1, 2):
             recorder.add([row(iteration)])
-        recorder.close()
+        recorder.flush()
         wanted = [
             (64 * iteration, tag, float(np.float32(value)))
             for iteration in (1, 2)
@@ -119,19 +120,19 @@ class TestRecorder:
         recorder.add([row(1)])
         recorder.flush()
         assert folder.read_metrics() == [row(1)]
-        recorder.close()
+        recorder.flush()
 
     def test_a_resumed_run_shows_each_iteration_once(self, folder: RunFolder) -> None:
         """Iterations 3 and 4 were recorded after the checkpoint of iteration 2, and are trained again."""
         first = Recorder(folder, [])
         for iteration in (1, 2, 3, 4):
             first.add([row(iteration, kl_mean=0.25)])
-        first.close()
+        first.flush()
         next_second()
         second = Recorder(folder, folder.cut_metrics(2))
         for iteration in (3, 4, 5):
             second.add([row(iteration, kl_mean=0.5)])
-        second.close()
+        second.flush()
         shown = [(step, value) for step, tag, value in scalars(events(folder)) if tag == "kl_mean"]
         assert shown == [(64, 0.25), (128, 0.25), (192, 0.5), (256, 0.5), (320, 0.5)]
         assert [record["iteration"] for record in folder.read_metrics()] == [1, 2, 3, 4, 5]
@@ -139,9 +140,9 @@ class TestRecorder:
     def test_a_run_that_begins_again_hides_everything_before(self, folder: RunFolder) -> None:
         first = Recorder(folder, [])
         first.add([row(1, kl_mean=0.25)])
-        first.close()
+        first.flush()
         next_second()
         second = Recorder(folder, folder.cut_metrics(0))
         second.add([row(1, kl_mean=0.5)])
-        second.close()
+        second.flush()
         assert [value for _, tag, value in scalars(events(folder)) if tag == "kl_mean"] == [0.5]

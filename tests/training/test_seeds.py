@@ -21,7 +21,9 @@ from trpo_brax.environments import Task
 from trpo_brax.errors import ConfigError
 from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.console import Console
+from trpo_brax.training.folder import RunFolder
 from trpo_brax.training.program import Program
+from trpo_brax.training.saving import CheckpointSaver
 
 SEEDS = (5, 6, 7)
 CONFIG = tiny_config(seed=5, num_seeds=3, final_evaluation_episodes=6)
@@ -120,16 +122,17 @@ def test_the_best_checkpoint_is_each_seeds_own(tmp_path: Path, point_mass: Task)
     """Returns by hand: seed 5 was best at 10, seed 6 at 20, seed 7 ended its only episode in time for 20."""
     program = Program(CONFIG, point_mass, jax.devices()[:1])
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), program.abstract_state)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", seeds=CONFIG.seeds, keep=1)
+    folder = RunFolder(tmp_path / "run")
+    folder.create(CONFIG)
+    saver = CheckpointSaver(folder, tb.override(CONFIG, checkpoints_to_keep=1))
     returns_at = {10: {5: 9.0, 6: 1.0}, 20: {5: 3.0, 6: 8.0, 7: 1.0}, 30: {5: 2.0, 6: 2.0}, 40: {}}
     for iteration, returns in returns_at.items():
-        checkpoints.save(zeros.replace(iteration=np.full(3, iteration, np.int32)), CONFIG, returns)
-    checkpoints.close()
-    reader = Checkpoints(tmp_path / "checkpoints", seeds=CONFIG.seeds)
+        assert saver.save(iteration, zeros.replace(iteration=np.full(3, iteration, np.int32)), returns) is None
+    saver.close()
+    reader = Checkpoints(folder.checkpoints, CONFIG)
     assert reader.iterations() == [10, 20, 40]
     assert [reader.resolve("best", seed) for seed in SEEDS] == [10, 20, 20]
     assert reader.resolve("best") == 10
-    reader.close()
 
 
 def test_resume_of_several_seeds_is_bit_identical_to_never_having_stopped(together: tb.Run, tmp_path: Path) -> None:

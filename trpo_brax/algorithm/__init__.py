@@ -9,6 +9,7 @@ from trpo_brax.algorithm.advantages import (
 from trpo_brax.algorithm.bound import improvement_lower_bound, penalty_coefficient
 from trpo_brax.algorithm.conjugate_gradient import ConjugateGradientResult, conjugate_gradient
 from trpo_brax.algorithm.critic import CriticFit, explained_variance, fit_critic
+from trpo_brax.algorithm.damping import DampingState
 from trpo_brax.algorithm.fisher import fisher_product
 from trpo_brax.algorithm.line_search import LineSearchResult, StepOutcome, all_finite, backtracking_line_search
 from trpo_brax.algorithm.natural_step import FullStep, full_natural_step
@@ -26,6 +27,7 @@ from trpo_brax.algorithm.trust_region import TrustRegionStep, trust_region_step
 __all__ = [
     "ConjugateGradientResult",
     "CriticFit",
+    "DampingState",
     "Distribution",
     "Evaluation",
     "FullStep",

@@ -17,7 +17,7 @@ def fisher_product(
     parameters: Parameters,
     weights: jax.Array,
     *,
-    damping: float = 0.0,
+    damping: float | jax.Array = 0.0,
 ) -> Callable[[Parameters], Parameters]:
     """Return v -> (F + damping I) v with F = sum_s w_s J_s^T M_s J_s.
 

@@ -72,6 +72,7 @@ class PolicyUpdate:
         distribution_of: (parameters, observations [..., observation]) -> action distribution over them.
         parameters: of the policy; any pytree of float arrays.
         settings: a `TrustRegionConfig`.
+        damping: [] lambda in F + lambda I, if it is not the settings'.
     """
 
     def __init__(
@@ -79,10 +80,12 @@ class PolicyUpdate:
         distribution_of: Callable[[Parameters, jax.Array], Distribution],
         parameters: Parameters,
         settings: TrustRegionSettings,
+        damping: jax.Array | None = None,
     ) -> None:
         self.vector, self.as_tree = ravel_pytree(parameters)
         self._distribution_of = distribution_of
         self._settings = settings
+        self._damping = settings.damping if damping is None else damping
 
     def samples(self, batch: PolicyBatch) -> StepSamples:
         """Return the batch [N, T] as the pieces read it; Fisher products see every k-th of its time steps."""
@@ -114,7 +117,7 @@ class PolicyUpdate:
     ) -> Callable[[jax.Array], jax.Array]:
         """Return v [P] -> (F + damping I) v over the observations [S, observation], linearised at `vector`."""
         return fisher_product(
-            lambda candidate: self.policy(candidate, observations), vector, weights, damping=self._settings.damping
+            lambda candidate: self.policy(candidate, observations), vector, weights, damping=self._damping
         )
 
     def solve(self, vector: jax.Array, gradient: jax.Array, samples: StepSamples) -> FullStep:

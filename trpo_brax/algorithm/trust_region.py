@@ -31,6 +31,7 @@ def trust_region_step(
     parameters: Parameters,
     batch: PolicyBatch,
     settings: TrustRegionSettings,
+    damping: jax.Array | None = None,
 ) -> TrustRegionStep:
     """Maximise the surrogate within mean KL(old || new) <= max_kl (Schulman et al. 2015, equation 12).
 
@@ -42,8 +43,9 @@ def trust_region_step(
         parameters: of the policy; any pytree of float arrays.
         batch: the samples [N, T], environments leading.
         settings: a `TrustRegionConfig`.
+        damping: [] lambda in F + lambda I, if it is not the settings'.
     """
-    update = PolicyUpdate(distribution_of, parameters, settings)
+    update = PolicyUpdate(distribution_of, parameters, settings, damping)
     samples = update.samples(batch)
     gradient, old = update.gradient(update.vector, samples.batch)
     full = update.solve(update.vector, gradient, samples)

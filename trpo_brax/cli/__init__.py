@@ -27,8 +27,8 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0: done; 1: a failure; 2: bad arguments or configuration, one sentence on standard error; 128 + n: stopped by
-    signal n with the run saved.
+    0: done; 1: a failure, to save the run for instance; 2: bad arguments or configuration; 128 + n: stopped by signal n
+    with the run saved. What went wrong is one sentence on standard error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     # An environment of the user's own stands in the current folder; at the end of the path it hides no other module.
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _COMMANDS[words[0]][0](words[1:])
     except UserError as error:
         print(f"trpo-brax: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     except KeyboardInterrupt:
         return 130
 

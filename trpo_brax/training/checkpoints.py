@@ -1,97 +1,76 @@
-"""Checkpoints of the whole TrainState, by Orbax's CheckpointManager; no other module knows Orbax.
+"""Reading checkpoints of the whole TrainState, which may be damaged, foreign, or made to do harm.
 
 A checkpoint has three items: `policy` (what acts: policy parameters and observation statistics, loadable with no
-environment at hand), `training` (everything else) and `config`. Arrays are stored under their path in TrainState.
+environment at hand), `training` (everything else) and `config`, and a manifest of all their files, written before the
+checkpoint gets its name: a numbered folder without one was never whole. Arrays are stored by Orbax under their path in
+TrainState. `training/saving.py` writes them; no third module knows Orbax.
+
+Nothing is unpickled, and nothing read that the configuration does not lead one to expect: names, shapes and dtypes are
+compared before arrays are, links are refused, and files and arrays have a largest size.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
-from trpo_brax.config import Config, to_dict
-from trpo_brax.errors import CheckpointError
+from trpo_brax.config import Config, from_dict, shaping_differences
+from trpo_brax.errors import CheckpointError, ConfigError, RunFolderError
 from trpo_brax.policy import ObservationStatistics, PolicySpecification
+from trpo_brax.training.files import read_json
+from trpo_brax.training.manifest import MANIFEST, read_manifest, verify
 from trpo_brax.training.state import TrainState
 
 # Orbax reports on its own workings through absl; what went wrong reaches us as an exception.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
-_ACTING = ("policy", "statistics")
-_RETURN = "training_return"
+ACTING = ("policy", "statistics")
+"""The fields of TrainState in the item `policy`."""
+MOST_BYTES = 64 << 30
+"""Of a checkpoint's files."""
+MOST_POLICY_BYTES = 4 << 30
+"""Of a policy's parameters."""
+_SLACK_BYTES = 16 << 20
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not what was written: a reason to go on from an older one, not to stop."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder.
+    """The checkpoints in a run folder.
 
     Args:
         directory: `checkpoints/` of the run.
-        seeds: of the run; several are a leading axis of every array.
-        keep: latest checkpoints kept besides each seed's best; None: only read.
+        config: of the run.
+
+    Raises:
+        CheckpointError: there is no such folder.
     """
 
-    def __init__(self, directory: Path, *, seeds: Sequence[int] = (0,), keep: int | None = None) -> None:
+    def __init__(self, directory: Path, config: Config) -> None:
         self._directory = directory.absolute()
-        self._seeds = seeds
-        if keep is None and not self._directory.is_dir():
+        self._config = config
+        if not self._directory.is_dir():
             raise CheckpointError(f"there is no folder {directory}, so no checkpoint to read.")
-        best = [
-            checkpoint_managers.BestN(
-                get_metric_fn=functools.partial(_training_return, seed), n=1, keep_checkpoints_without_metrics=False
-            )
-            for seed in seeds
-        ]
-        policies: list[Any] = [checkpoint_managers.LatestN(keep), *best]
-        options = ocp.CheckpointManagerOptions(
-            create=keep is not None,
-            read_only=keep is None,
-            # Without it Orbax keeps no metrics; which is best is a question of each seed, see `resolve`.
-            best_fn=functools.partial(_training_return, seeds[0]),
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep is not None else None,
-        )
-        try:
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
-        except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(
-                f"checkpoints {self._directory} cannot be read: {_first_line(error).rstrip('.')}."
-            ) from error
 
-    def save(self, state: TrainState, config: Config, training_returns: Mapping[int, float]) -> None:
-        """Begin to save `state`, which must not be donated meanwhile; the writing goes on in the background.
-
-        Args:
-            state: of the run, on any devices.
-            config: of the run.
-            training_returns: what the best is chosen by, for each seed that has one; none: not a candidate.
-        """
-        arrays = _named(state)
-        acting = {name: leaf for name, leaf in arrays.items() if name.split(".")[0] in _ACTING}
-        training = {name: leaf for name, leaf in arrays.items() if name not in acting}
-        self._manager.save(
-            int(np.max(jax.device_get(state.iteration))),
-            args=ocp.args.Composite(
-                policy=ocp.args.StandardSave(acting),
-                training=ocp.args.StandardSave(training),
-                config=ocp.args.JsonSave(to_dict(config)),
-            ),
-            metrics={_RETURN: {str(seed): value for seed, value in training_returns.items()}}
-            if training_returns
-            else None,
+    def present(self) -> list[int]:
+        """Return the iterations whose folders there are, complete or not, ascending."""
+        return sorted(
+            int(name) for name in os.listdir(self._directory) if name.isascii() and name == str(_number(name))
         )
 
     def iterations(self) -> list[int]:
         """Return the iterations of complete checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
+        return [step for step in self.present() if os.path.lexists(self._folder(step) / MANIFEST)]
 
     def resolve(self, which: str | int, seed: int | None = None) -> int:
         """Return the iteration meant by `latest`, `best` (of a seed, by default the first) or a number.
@@ -105,16 +84,34 @@ class Checkpoints:
         if which == "latest":
             return known[-1]
         if which == "best":
-            seed = self._seeds[0] if seed is None else seed
-            ranked = [(_training_return(seed, self._manager.metrics(step) or {}), step) for step in known]
+            seed = self._config.seed if seed is None else seed
             # Before any episode has ended there is nothing to rank by; the latest is as good as any.
-            return max(ranked)[1]
+            ranked = [(self.training_return(step, seed), step) for step in known]
+            return max((-math.inf if value is None else value, step) for value, step in ranked)[1]
         if not str(which).isdecimal():
             raise CheckpointError(f"checkpoint must be best, latest or an iteration, not {which!r}.")
         if int(which) not in known:
             there = ", ".join(map(str, known))
             raise CheckpointError(f"there is no checkpoint {which} in {self._directory}; there are {there}.")
         return int(which)
+
+    def verify(self, iteration: int, most_bytes: int = MOST_BYTES) -> None:
+        """Compare a checkpoint's files with its manifest.
+
+        Raises:
+            DamagedCheckpointError: they are not the ones written.
+        """
+        folder = self._folder(iteration)
+        try:
+            if folder.is_symlink() or not folder.is_dir():
+                raise CheckpointError("it is no folder")
+            manifest = verify(folder, most_bytes)
+            if manifest.get("iteration") != iteration:
+                raise CheckpointError("it was written under another iteration")
+        except OSError as error:
+            raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {error.strerror}.") from error
+        except CheckpointError as error:
+            raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {error}.") from error
 
     def restore(self, iteration: int, like: TrainState, shardings: TrainState) -> TrainState:
         """Return the whole state of a checkpoint.
@@ -125,17 +122,15 @@ class Checkpoints:
             shardings: where each leaf goes.
 
         Raises:
-            CheckpointError: the checkpoint does not fit, or cannot be read.
+            DamagedCheckpointError: it is not what was written.
+            CheckpointError: it does not fit, or cannot be read.
         """
         wanted = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like, shardings
         )
-        named = _named(wanted)
-        acting = {name: leaf for name, leaf in named.items() if name.split(".")[0] in _ACTING}
-        training = {name: leaf for name, leaf in named.items() if name not in acting}
-        arrays = self._read(iteration, {"policy": acting, "training": training})
-        leaves = [arrays[name] for name in named]
-        state: TrainState = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        named = named_leaves(wanted)
+        arrays = self._read(iteration, items_of(named))
+        state: TrainState = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in named])
         return state
 
     def restore_policy(
@@ -149,7 +144,8 @@ class Checkpoints:
             seed: which of the run's; by default the first.
 
         Raises:
-            CheckpointError: the checkpoint does not fit, or cannot be read.
+            DamagedCheckpointError: it is not what was written.
+            CheckpointError: it does not fit, or cannot be read.
         """
         networks = specification.networks()
         tree = {
@@ -157,66 +153,136 @@ class Checkpoints:
             "statistics": jax.eval_shape(lambda: ObservationStatistics.empty(specification.observation_size)),
         }
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        axis = (len(self._seeds),) if len(self._seeds) > 1 else ()
+        seeds = self._config.seeds
+        axis = (len(seeds),) if len(seeds) > 1 else ()
         named = {
             name: jax.ShapeDtypeStruct((*axis, *leaf.shape), leaf.dtype, sharding=sharding)
-            for name, leaf in _named(tree).items()
+            for name, leaf in named_leaves(tree).items()
         }
+        if _bytes_of(named) > MOST_POLICY_BYTES:
+            raise CheckpointError(
+                f"the configuration of {self._directory.parent} asks for a policy of {_bytes_of(named):,} bytes, "
+                f"and at most {MOST_POLICY_BYTES:,} are read."
+            )
         arrays = self._read(iteration, {"policy": named})
         restored = jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in named])
         if axis:
-            position = 0 if seed is None else self._seeds.index(seed)
+            position = 0 if seed is None else seeds.index(seed)
             restored = jax.tree.map(lambda leaf: leaf[position], restored)
         return restored["policy"], restored["statistics"]
 
-    def wait(self) -> None:
-        """Wait until everything saved is on disk; raise what went wrong in the background."""
-        self._manager.wait_until_finished()
+    def newest_intact(self, quarantine: Callable[[int, str], None]) -> int | None:
+        """Return the newest iteration whose files are those written; every newer one is handed to `quarantine`.
 
-    def close(self) -> None:
-        """Wait, and release the threads."""
-        self._manager.close()
+        Args:
+            quarantine: (iteration, why) -> takes the checkpoint out of the way.
+        """
+        for iteration in reversed(self.present()):
+            try:
+                self.verify(iteration)
+            except DamagedCheckpointError as error:
+                quarantine(iteration, str(error))
+            else:
+                return iteration
+        return None
+
+    def quarantine(self, iteration: int, folder: Path) -> Path:
+        """Move a checkpoint, whatever it is, into `folder`, and return where it lies now.
+
+        Raises:
+            CheckpointError: it cannot be moved.
+        """
+        try:
+            folder.mkdir(exist_ok=True)
+            taken = 1
+            while os.path.lexists(target := folder / (f"{iteration}" if taken == 1 else f"{iteration}.{taken}")):
+                taken += 1
+            self._folder(iteration).rename(target)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint {self._folder(iteration)} is damaged and cannot be moved away: {error.strerror}."
+            ) from error
+        return target
+
+    def _folder(self, iteration: int) -> Path:
+        return self._directory / str(iteration)
+
+    def training_return(self, iteration: int, seed: int) -> float | None:
+        """Return what a seed's checkpoint is ranked by, None where it does not compete for best.
+
+        Raises:
+            DamagedCheckpointError: its manifest cannot be read.
+        """
+        try:
+            returns = read_manifest(self._folder(iteration)).get("training_returns")
+        except CheckpointError as error:
+            raise DamagedCheckpointError(f"checkpoint {self._folder(iteration)} is damaged: {error}.") from error
+        value = returns.get(str(seed)) if isinstance(returns, dict) else None
+        return float(value) if isinstance(value, (int, float)) else None
 
     def _read(self, iteration: int, items: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> dict[str, jax.Array]:
+        folder, whole = self._folder(iteration), "training" in items
+        expected = sum(_bytes_of(wanted) for wanted in items.values())
+        self.verify(iteration, 2 * expected + _SLACK_BYTES if whole else MOST_BYTES)
         arrays: dict[str, jax.Array] = {}
-        folder = self._directory / str(iteration)
         for item, wanted in items.items():
-            self._check(folder, item, wanted)
-            try:
-                found = self._manager.restore(
-                    iteration, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(dict(wanted))})
-                )
-            except (ValueError, KeyError, OSError) as error:
-                raise CheckpointError(
-                    f"checkpoint {folder} cannot be read: {_first_line(error).rstrip('.')}."
-                ) from error
-            arrays |= found[item]
+            arrays |= read_arrays(folder / item, wanted, f"checkpoint {folder}")
+        self._check_config(folder, whole=whole)
         return arrays
 
-    def _check(self, folder: Path, item: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
-        """Compare names, shapes and dtypes before reading: Orbax would cast a wrong dtype silently."""
+    def _check_config(self, folder: Path, *, whole: bool) -> None:
+        """Compare the configuration that the checkpoint was written under with the run's.
+
+        Equal shapes do not make the same run: another activation, for instance, is another policy.
+        """
         try:
-            # Orbax would find this out in a thread of its own, and say so in tracebacks.
-            for file in (folder / item / "array_metadatas").iterdir():
-                json.loads(file.read_text(encoding="utf-8"))
-            with ocp.StandardCheckpointer() as reader:
-                stored = reader.metadata(folder / item).item_metadata.tree
-        except AttributeError as error:
-            raise CheckpointError(f"checkpoint {folder} is damaged: its {item} is not described.") from error
-        except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(f"checkpoint {folder} cannot be read: {_first_line(error).rstrip('.')}.") from error
-        different = sorted(set(stored) ^ set(wanted))
+            written = from_dict(read_json(folder / "config" / "metadata"), f"the configuration of checkpoint {folder}")
+        except (ConfigError, RunFolderError) as error:
+            raise CheckpointError(str(error)) from error
+        different = shaping_differences(written, self._config)
+        if not whole:
+            # Of what shapes learning, a policy at work depends on its network alone.
+            different = [name for name in different if hasattr(written.network, name)]
         if different:
-            raise CheckpointError(f"checkpoint {folder} does not belong to this configuration: {different[0]} differs.")
-        for name, leaf in wanted.items():
-            if tuple(stored[name].shape) != leaf.shape or stored[name].dtype != leaf.dtype:
-                raise CheckpointError(
-                    f"checkpoint {folder} does not belong to this configuration: {name} is "
-                    f"{stored[name].dtype}{list(stored[name].shape)}, not {leaf.dtype}{list(leaf.shape)}."
-                )
+            raise CheckpointError(f"checkpoint {folder} does not belong to this run: its {different[0]} differs.")
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], what: str) -> dict[str, jax.Array]:
+    """Return the arrays that Orbax stored in a folder, once names, shapes and dtypes are found to be those wanted.
+
+    Args:
+        folder: an item of a checkpoint, or anything `save_arrays` wrote.
+        wanted: shape, dtype and sharding of each array.
+        what: is read, for the sentence.
+
+    Raises:
+        CheckpointError: they are not, or the folder cannot be read.
+    """
+    try:
+        # Orbax would find this out in threads of its own, and say so in tracebacks.
+        for file in [folder / "_METADATA", *(folder / "array_metadatas").iterdir()]:
+            read_json(file)
+        with ocp.StandardCheckpointer() as reader:
+            stored = reader.metadata(folder).item_metadata.tree
+            _compare(stored, wanted, what)
+            found: dict[str, jax.Array] = reader.restore(folder, dict(wanted))
+        # Once more, of what has been read: Orbax would cast a wrong dtype silently.
+        _compare(found, wanted, what)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # A folder that anybody may have made is handed to a library here: whatever it raises, the folder is refused.
+        raise CheckpointError(f"{what} cannot be read: {first_line(error).rstrip('.')}.") from error
+    return found
+
+
+def items_of(named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return TrainState's leaves by the item of a checkpoint that holds them."""
+    acting = {name: leaf for name, leaf in named.items() if name.split(".")[0] in ACTING}
+    return {"policy": acting, "training": {name: leaf for name, leaf in named.items() if name not in acting}}
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
     """Return a tree's leaves under their dotted paths, in the tree's order."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
@@ -224,11 +290,30 @@ def _named(tree: Any) -> dict[str, Any]:
     }
 
 
-def _training_return(seed: int, metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """Return what a seed's checkpoint is ranked by; one without a return comes last."""
-    return metrics.get(_RETURN, {}).get(str(seed), -math.inf)
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an exception says, in one line of bounded length."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]
+
+
+def _compare(found: Any, wanted: Mapping[str, jax.ShapeDtypeStruct], what: str) -> None:
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{what} does not belong to this configuration: it holds no arrays by name.")
+    different = sorted(set(found) ^ set(wanted), key=str)
+    if different:
+        raise CheckpointError(f"{what} does not belong to this configuration: {different[0]!s:.80} differs.")
+    for name, leaf in wanted.items():
+        shape, dtype = tuple(found[name].shape), found[name].dtype
+        if shape != leaf.shape or dtype != leaf.dtype:
+            raise CheckpointError(
+                f"{what} does not belong to this configuration: {name} is "
+                f"{dtype}{list(shape)}, not {leaf.dtype}{list(leaf.shape)}."
+            )
+
+
+def _bytes_of(wanted: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in wanted.values())
+
+
+def _number(name: str) -> int | None:
+    return int(name) if name.isdecimal() and len(name) < 20 else None

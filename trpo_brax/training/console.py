@@ -38,6 +38,10 @@ class Console:
         self._rich.print(text, markup=False, emoji=False)
         self._file.flush()
 
+    def warn(self, text: str) -> None:
+        """Print one line that must not be overlooked, however wide the terminal is."""
+        self.note(f"Warning: {text}")
+
     @contextlib.contextmanager
     def stage(self, text: str) -> Iterator[None]:
         """Say that something slow is going on, with elapsed time, and how long it took once it is done."""

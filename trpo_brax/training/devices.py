@@ -15,6 +15,8 @@ from trpo_brax.config import RuntimeConfig
 from trpo_brax.errors import UserError
 from trpo_brax.training import processes
 
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
 
 def usable_cores() -> int:
     """Return the CPU cores this process may use: its affinity, and its control group's quota where there is one."""
@@ -45,6 +47,8 @@ def configure(runtime: RuntimeConfig, num_envs: int, *, join: bool = False) -> l
     if runtime.cpu_devices is not None and num_envs % runtime.cpu_devices:
         raise UserError(f"cpu_devices must divide num_envs, and {runtime.cpu_devices} does not divide {num_envs}.")
     _configure_cache(runtime.compilation_cache)
+    if runtime.deterministic:
+        _configure_determinism()
     if runtime.platform == "cpu":
         jax.config.update("jax_platforms", "cpu")
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -80,6 +84,37 @@ def select(runtime: RuntimeConfig, num_envs: int) -> list[jax.Device]:
     if rest:
         raise UserError(f"num_envs must be a multiple of the {len(by_process)} processes, not {num_envs}.")
     return [device for own in by_process for device in own[: largest_divisor(share, limit)]]
+
+
+def _configure_determinism() -> None:
+    """Add the flag by which XLA promises that a GPU repeats a program bit for bit, and a process another's.
+
+    It excludes operations whose order is left to chance, and autotuning, which picks kernels by a race. XLA reads
+    XLA_FLAGS once, when the first backend starts.
+
+    Raises:
+        UserError: that has happened already on a GPU, or XLA_FLAGS says the contrary.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _DETERMINISTIC in flags.split():
+        return
+    if _DETERMINISTIC.partition("=")[0] in flags:
+        raise UserError(f"deterministic was asked for, but XLA_FLAGS holds {flags!r}.")
+    os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
+    if _backend_started() and jax.default_backend() == "gpu":
+        raise UserError("deterministic was asked for after JAX has started on a GPU: set it before JAX is used.")
+
+
+def _backend_started() -> bool:
+    settings: Any = jax.config
+    before = settings.jax_num_cpu_devices
+    try:
+        # JAX refuses to change this setting once a backend has started.
+        settings.update("jax_num_cpu_devices", max(before, 1) + 1)
+    except RuntimeError:
+        return True
+    settings.update("jax_num_cpu_devices", before)
+    return False
 
 
 def _configure_cache(directory: str) -> None:

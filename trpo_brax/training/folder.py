@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from trpo_brax.config import Config, from_dict, to_dict
 from trpo_brax.errors import ConfigError, RunFolderError
+from trpo_brax.training.files import parse_json, read_json, read_text, write_json, write_text
 
-_MAX_JSON_BYTES = 1 << 20
+_MOST_METRICS_BYTES = 1 << 30
+_MOST_PROVENANCE_BYTES = 32 << 20
+_WORDS = ("step_outcome", "parameter_fingerprint")
+"""What in a record is text; all else is numbers."""
 
 
 class RunFolder:
@@ -34,7 +40,8 @@ class RunFolder:
         self.learning_curve_file = self.path / "learning_curve.png"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
-        self._lock: IO[str] | None = None
+        self.quarantine = self.path / "quarantine"
+        self.dumps = self.path / "dumps"
 
     def refuse_used(self) -> None:
         """Raise a `RunFolderError` if there is something at the path already."""
@@ -56,9 +63,8 @@ class RunFolder:
         self.refuse_used()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write_json(self.config_file, to_dict(config))
+            write_json(self.config_file, to_dict(config))
         except OSError as error:
-            self.config_file.with_suffix(".tmp").unlink(missing_ok=True) if self.path.is_dir() else None
             with contextlib.suppress(OSError):
                 self.path.rmdir()
             raise RunFolderError(f"run_dir {self.path} cannot be written: {error.strerror}.") from error
@@ -74,30 +80,35 @@ class RunFolder:
         if not self.config_file.is_file():
             raise RunFolderError(f"{self.path} is not a run folder: it holds no config.json.")
         try:
-            return from_dict(self.read_json(self.config_file), f"{self.config_file}")
+            return from_dict(read_json(self.config_file), f"{self.config_file}")
         except ConfigError as error:
             raise RunFolderError(str(error)) from error
 
-    def read_json(self, file: Path) -> Any:
-        """Return a JSON file's content.
+    def read_provenance(self) -> dict[str, Any] | None:
+        """Return what provenance.json holds, None where there is none.
 
         Raises:
-            RunFolderError: it is missing, a link, absurdly large, or not JSON.
+            RunFolderError: it cannot be read, or is no JSON object.
         """
-        try:
-            if file.is_symlink() or file.stat().st_size > _MAX_JSON_BYTES:
-                raise RunFolderError(f"{file} is a link or larger than {_MAX_JSON_BYTES} bytes: it is not read.")
-            return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except OSError as error:
-            raise RunFolderError(f"{file} cannot be read: {error.strerror}.") from error
-        except (ValueError, RecursionError) as error:
-            raise RunFolderError(f"{file} is not valid JSON.") from error
+        if not os.path.lexists(self.provenance_file):
+            return None
+        provenance = read_json(self.provenance_file, _MOST_PROVENANCE_BYTES)
+        if not isinstance(provenance, dict):
+            raise RunFolderError(f"{self.provenance_file} is not a JSON object.")
+        return provenance
 
-    def write_json(self, file: Path, data: Any) -> None:
-        """Write a JSON file whole or not at all."""
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(file)
+    def refuse_links(self) -> None:
+        """Refuse a folder in which anything is neither a plain file nor a folder: writing to it could lead elsewhere.
+
+        Raises:
+            RunFolderError: it names the entry.
+        """
+        for current, folders, files in os.walk(self.path, followlinks=False):
+            for name in [*folders, *files]:
+                mode = (Path(current) / name).lstat().st_mode
+                if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                    what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+                    raise RunFolderError(f"run_dir {self.path} is not used: {Path(current) / name} in it is {what}.")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -111,51 +122,60 @@ class RunFolder:
         # The lock stands beside the run's files, is empty of meaning, and is removed at the end.
         file = self.path / ".lock"
         try:
-            opened = file.open("a+")
+            # Never through a link, which could empty a file elsewhere.
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         except OSError as error:
             raise RunFolderError(f"run_dir {self.path} cannot be written: {error.strerror}.") from error
-        with opened as handle:
+        with os.fdopen(descriptor, "r+", encoding="utf-8") as handle:
+            if os.fstat(descriptor).st_nlink > 1:
+                raise RunFolderError(f"run_dir {self.path} is not used: {file} in it is a link.")
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                handle.seek(0)
-                owner = handle.read().strip() or "unknown"
+                owner = handle.read(20).strip()
                 raise RunFolderError(
-                    f"run_dir {self.path} is in use by the trainer with process id {owner}."
+                    f"run_dir {self.path} is in use by the trainer with process id "
+                    f"{owner if owner.isdecimal() else 'unknown'}."
                 ) from error
-            if not file.exists() or os.fstat(handle.fileno()).st_ino != file.stat().st_ino:
+            if not file.exists() or os.fstat(descriptor).st_ino != file.stat().st_ino:
                 raise RunFolderError(f"run_dir {self.path} was in use a moment ago; try again.")
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")
-            handle.flush()
+            # The lock is the kernel's; what is written is for people, and a full disk may do without.
+            with contextlib.suppress(OSError):
+                handle.flush()
             try:
                 yield
             finally:
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the objects of metrics.jsonl; a last line cut short by a crash is left out."""
-        if not self.metrics_file.is_file():
+        """Return the objects of metrics.jsonl; a last line cut short by a crash is left out.
+
+        Raises:
+            RunFolderError: the file is a link or absurdly large, or a line in it is no record.
+        """
+        if not os.path.lexists(self.metrics_file):
             return []
-        records = []
-        with self.metrics_file.open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.endswith("\n"):
-                    try:
-                        record = json.loads(line)
-                        int(record["iteration"])
-                    except (ValueError, KeyError, TypeError) as error:
-                        raise RunFolderError(f"{self.metrics_file} holds a line that is no record.") from error
-                    records.append(record)
-        return records
+        *lines, _ = read_text(self.metrics_file, _MOST_METRICS_BYTES).split("\n")
+        return [self._record(line) for line in lines]
 
     def cut_metrics(self, iteration: int) -> list[dict[str, Any]]:
         """Drop the metrics of iterations after `iteration` and return what is left."""
         kept = [record for record in self.read_metrics() if record["iteration"] <= iteration]
-        temporary = self.metrics_file.with_suffix(".tmp")
-        temporary.write_text("".join(f"{json.dumps(record)}\n" for record in kept), encoding="utf-8")
-        temporary.replace(self.metrics_file)
+        write_text(self.metrics_file, "".join(f"{json.dumps(record)}\n" for record in kept))
         return kept
+
+    def _record(self, line: str) -> dict[str, Any]:
+        record = parse_json(line, f"a line of {self.metrics_file}")
+        if not isinstance(record, dict) or not all(_counts(record.get(name)) for name in ("iteration", "seed")):
+            raise RunFolderError(f"{self.metrics_file} holds a line that is no record.")
+        for name, value in record.items():
+            sound = isinstance(value, str) if name in _WORDS else _is_quantity(value)
+            if not sound:
+                raise RunFolderError(f"{self.metrics_file} holds a line whose {name[:80]!r} is no number.")
+        return record
 
 
 def default_run_dir(config: Config) -> Path:
@@ -165,5 +185,12 @@ def default_run_dir(config: Config) -> Path:
     return Path("runs") / f"{name}-{seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_quantity(value: Any) -> bool:
+    """Return whether this is a number, none, or one level of those by name."""
+    if isinstance(value, dict):
+        return all(not isinstance(item, dict) and _is_quantity(item) for item in value.values())
+    return value is None or (isinstance(value, (int, float)) and math.isfinite(value))

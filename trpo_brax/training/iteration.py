@@ -64,6 +64,10 @@ class Iteration:
     bounds: ActionBounds
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """Return the next state and what the iteration says about itself."""
+        return self.with_batch(state)[:2]
+
+    def with_batch(self, state: TrainState) -> tuple[TrainState, Metrics, Trajectory]:
         """Gather experience, step the policy within its trust region, fit the critic, fold in the observations."""
         environments, trajectory = self.gather(state)
         judgement = self.judge(state, trajectory)
@@ -73,12 +77,13 @@ class Iteration:
             iteration=state.iteration + 1,
             key=state.key,
             policy=step.parameters,
+            damping=state.damping.after(step.outcome, self.config.trust_region),
             critic=critic,
             critic_optimizer=fit.optimizer_state,
             statistics=state.statistics.updated(trajectory.observations, trajectory.transitions.valid),
             environments=environments,
         )
-        return new_state, self.describe(trajectory, judgement, step, fit)
+        return new_state, self.describe(state, trajectory, judgement, step, fit), trajectory
 
     def gather(self, state: TrainState) -> tuple[EnvironmentState, Trajectory]:
         """Step every environment `unroll_length` times with actions sampled from the policy."""
@@ -130,7 +135,9 @@ class Iteration:
     def improve(self, state: TrainState, trajectory: Trajectory, judgement: Judgement) -> TrustRegionStep:
         """Take the policy's trust-region step."""
         batch = PolicyBatch(judgement.observations, trajectory.actions, judgement.advantages, judgement.weights)
-        return trust_region_step(self.networks.distribution, state.policy, batch, self.config.trust_region)
+        settings = self.config.trust_region
+        damping = state.damping.value(settings)
+        return trust_region_step(self.networks.distribution, state.policy, batch, settings, damping)
 
     def fit(
         self, state: TrainState, trajectory: Trajectory, judgement: Judgement
@@ -150,13 +157,16 @@ class Iteration:
         )
         return dataclasses.replace(critic, network=fit.parameters), fit
 
-    def describe(self, trajectory: Trajectory, judgement: Judgement, step: TrustRegionStep, fit: CriticFit) -> Metrics:
-        """Return the iteration's metrics."""
+    def describe(
+        self, state: TrainState, trajectory: Trajectory, judgement: Judgement, step: TrustRegionStep, fit: CriticFit
+    ) -> Metrics:
+        """Return the metrics of the iteration that began with `state`."""
         evaluation = step.evaluation
         return iteration_metrics(
             self.config,
             trajectory,
             step,
+            damping=state.damping.value(self.config.trust_region),
             entropy=jnp.mean(self.networks.distribution(step.parameters, judgement.observations[:, 0]).entropy()),
             critic_loss=fit.loss,
             explained=explained_variance(judgement.values, judgement.targets, judgement.weights),

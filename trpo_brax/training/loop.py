@@ -12,10 +12,12 @@ import jax
 
 from trpo_brax.config import Config, override, shaping_differences, to_dict
 from trpo_brax.environments import Task, brax_task, environment_name, load_environment, own_task
-from trpo_brax.errors import RunFolderError, TaskError
+from trpo_brax.errors import RunFolderError, TaskError, TrainingError
 from trpo_brax.training import devices as device_choice
 from trpo_brax.training import processes
+from trpo_brax.training.conclusion import conclude
 from trpo_brax.training.console import Console
+from trpo_brax.training.files import read_json
 from trpo_brax.training.folder import RunFolder, default_run_dir
 from trpo_brax.training.run import Run
 from trpo_brax.training.session import Session
@@ -46,6 +48,7 @@ def train(
         The run; `run.summary["status"]` is `finished` or `stopped`.
 
     Raises:
+        TrainingError: the run went wrong on its way, or could not be saved; what could be is in the folder.
         UserError: one sentence says what cannot work; nothing was created or overwritten.
     """
     console = console or Console()
@@ -72,10 +75,11 @@ def train(
             task = make_task(config, environment)
             devices = device_choice.select(config.runtime, config.rollout.num_envs)
         processes.together(lambda: _take_folder(folder, config, resume, stack))
-        session = Session(config, folder, task, devices, console, stop)
-        session.train()
-        session.finish()
+        stretch = Session(config, folder, task, devices, console, stop).train()
+        failure = conclude(config, folder, task, console, stop, stretch)
         processes.wait("the run folder is complete")
+    if failure is not None:
+        raise TrainingError(f"{failure}.")
     return Run.load(folder.path)
 
 
@@ -101,6 +105,7 @@ def _nothing_to_do(folder: RunFolder, config: Config, resume: bool) -> bool:
     if not resume:
         folder.refuse_used()
         return False
+    folder.refuse_links()
     _check_resumable(folder, config)
     return _finished(folder, config)
 
@@ -124,7 +129,7 @@ def _check_resumable(folder: RunFolder, config: Config) -> None:
 def _finished(folder: RunFolder, config: Config) -> bool:
     if not folder.summary_file.is_file():
         return False
-    summary = folder.read_json(folder.summary_file)
+    summary = read_json(folder.summary_file)
     try:
         finished = summary["status"] == "finished" and summary["iterations"] >= config.total_iterations
         evaluated = summary["evaluation"] is not None or config.record.final_evaluation_episodes == 0

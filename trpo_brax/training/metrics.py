@@ -23,6 +23,7 @@ def iteration_metrics(
     trajectory: Trajectory,
     step: TrustRegionStep,
     *,
+    damping: jax.Array,
     entropy: jax.Array,
     critic_loss: jax.Array,
     explained: jax.Array,
@@ -48,12 +49,13 @@ def iteration_metrics(
         "critic_loss": critic_loss,
         "explained_variance": explained,
         "nonfinite_envs": jnp.sum(jnp.any(~trajectory.transitions.valid, axis=1)).astype(jnp.int32),
+        "nonfinite_share": jnp.mean(~trajectory.transitions.valid, dtype=jnp.float32),
         "advantage_max_abs": advantage_max_abs,
         "penalty_coefficient": penalty_coefficient(advantage_max_abs, discount),
         "improvement_lower_bound": improvement_lower_bound(
             surrogate_gain, advantage_max_abs, evaluation.kl_max, discount
         ),
-        "damping": jnp.asarray(config.trust_region.damping, jnp.float32),
+        "damping": damping,
         "action_saturation": saturation,
         "parameter_fingerprint": fingerprint(step.parameters),
     }

@@ -76,6 +76,14 @@ def agree(length: int, signal: int | None) -> tuple[int, int | None]:
     return int(rows[0, 0]), int(rows[:, 1].max()) or None
 
 
+def from_primary(value: int | None) -> int | None:
+    """Return process 0's number, in every process."""
+    if jax.process_count() == 1:
+        return value
+    told = int(multihost_utils.broadcast_one_to_all(np.asarray(-1 if value is None else value, np.int32)))
+    return None if told < 0 else told
+
+
 def check_same(what: str, text: str) -> None:
     """Wait for all processes, and refuse to go on where their texts differ.
 

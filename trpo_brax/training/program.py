@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from trpo_brax.algorithm import all_finite
 from trpo_brax.config import Config
 from trpo_brax.environments import Task, VectorizedEnvironment
 from trpo_brax.policy import ActionBounds, PolicySpecification
 from trpo_brax.training.iteration import Iteration
 from trpo_brax.training.metrics import Metrics
+from trpo_brax.training.rollout import Trajectory
 from trpo_brax.training.state import TrainState, initial_state
 
 CHUNK_CAPACITY = 256
@@ -58,6 +60,7 @@ class Program:
         # Jitted, so that asking for its shapes and running it share one trace: tracing Brax takes seconds.
         self.iteration = Iteration(config, environment, networks, self.specification.bounds)
         advance = jax.jit(jax.vmap(self.iteration) if several else self.iteration)
+        with_batch = jax.vmap(self.iteration.with_batch) if several else self.iteration.with_batch
 
         def chunk(state: TrainState, iterations: jax.Array) -> tuple[TrainState, Metrics]:
             shapes = jax.eval_shape(advance, state)[1]
@@ -86,6 +89,8 @@ class Program:
             in_shardings=(self.shardings, self._replicated),
             out_shardings=(self.shardings, self._replicated),
         )
+        self._one = jax.jit(with_batch, in_shardings=(self.shardings,))
+        self._sound = jax.jit(_learner_is_finite)
         self._copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=self.shardings)
         self._compiled_initialize: Any = None
         self._compiled: Any = None
@@ -114,6 +119,19 @@ class Program:
                 self._compiled_initialize = self._initialize.lower().compile()
             self._compiled = compiling.result()
 
+    def run_one(self, state: TrainState) -> tuple[TrainState, Metrics, Trajectory]:
+        """Run one iteration and return its batch as well; `state` is not donated.
+
+        Metrics lead with [1], or [1, K] for several seeds, as those of a chunk of one iteration; the batch's leaves
+        with [N, T], or [K, N, T].
+        """
+        new_state, metrics, trajectory = self._one(state)
+        return new_state, jax.tree.map(lambda leaf: leaf[None], metrics), trajectory
+
+    def sound(self, state: TrainState) -> bool:
+        """Return whether everything that learns is finite: parameters, optimiser and observation statistics."""
+        return bool(self._sound(state))
+
     def memory_analysis(self) -> Any:
         """Return XLA's plan of the compiled chunk's memory, in bytes per device."""
         self.compile()
@@ -140,6 +158,11 @@ class Program:
         """Return a copy that outlives the donation of `state`."""
         copied: TrainState = self._copy(state)
         return copied
+
+
+def _learner_is_finite(state: TrainState) -> jax.Array:
+    learner = (state.policy, state.critic, state.critic_optimizer, state.statistics)
+    return all_finite([leaf for leaf in jax.tree.leaves(learner) if jnp.issubdtype(leaf.dtype, jnp.inexact)])
 
 
 def policy_specification(config: Config, task: Task) -> PolicySpecification:

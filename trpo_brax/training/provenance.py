@@ -17,11 +17,18 @@ import jax
 from trpo_brax.training.devices import usable_cores
 
 _PACKAGES = ("trpo-brax", "jax", "jaxlib", "brax", "mujoco", "mujoco-mjx", "flax", "optax", "orbax-checkpoint", "numpy")
-_MAX_DIFF_CHARACTERS = 1_000_000
+_MAX_DIFF_CHARACTERS = 200_000
+_STRETCHES_WITH_DIFF = 20
+"""Of a run that is resumed again and again, earlier ones keep their commit only."""
 
 
-def provenance(devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Return what `provenance.json` holds."""
+def provenance(devices: Sequence[jax.Device], before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what `provenance.json` holds.
+
+    Args:
+        devices: trained on.
+        before: what it held so far, in a run that is resumed.
+    """
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -38,7 +45,23 @@ def provenance(devices: Sequence[jax.Device]) -> dict[str, Any]:
             name: getattr(jax.config, name)
             for name in ("jax_default_matmul_precision", "jax_enable_x64", "jax_threefry_partitionable")
         },
+        "earlier": _stretches(before),
     }
+
+
+def _stretches(before: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the stretches described so far, each without those before it."""
+    if before is None:
+        return []
+    earlier = before.get("earlier")
+    stretches = [
+        *(earlier if isinstance(earlier, list) else []),
+        {name: value for name, value in before.items() if name != "earlier"},
+    ]
+    for stretch in stretches[:-_STRETCHES_WITH_DIFF]:
+        if isinstance(stretch, dict) and isinstance(stretch.get("git"), dict):
+            stretch["git"]["diff"] = None
+    return stretches
 
 
 def _version(package: str) -> str | None:

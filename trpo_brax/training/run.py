@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from trpo_brax.evaluation import EpisodeRunner, EvaluationReport, policy_actor, 
 from trpo_brax.policy import ActionBounds, Policy, PolicySpecification
 from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.devices import largest_divisor
+from trpo_brax.training.files import read_json, write_json
 from trpo_brax.training.folder import RunFolder
 from trpo_brax.training.streams import Stream, stream_key
 
@@ -56,7 +57,7 @@ class Run:
         Raises:
             RunFolderError: the run has not ended yet.
         """
-        summary: dict[str, Any] = self._folder.read_json(self._folder.summary_file)
+        summary: dict[str, Any] = read_json(self._folder.summary_file)
         return summary
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -75,12 +76,9 @@ class Run:
             CheckpointError: there is no such checkpoint, or it cannot be read.
         """
         seed = self.check_seed(policy_seed)
-        checkpoints = Checkpoints(self._folder.checkpoints, seeds=self.config.seeds)
-        try:
-            iteration = checkpoints.resolve(which, seed)
-            parameters, statistics = checkpoints.restore_policy(iteration, self._specification(), seed)
-        finally:
-            checkpoints.close()
+        checkpoints = Checkpoints(self._folder.checkpoints, self.config)
+        iteration = checkpoints.resolve(which, seed)
+        parameters, statistics = checkpoints.restore_policy(iteration, self._specification(), seed)
         return Policy(self._specification(), parameters, statistics)
 
     def check_seed(self, policy_seed: int | None) -> int:
@@ -128,7 +126,7 @@ class Run:
         return task
 
     def _specification(self) -> PolicySpecification:
-        data = self._folder.read_json(self._folder.task_file)
+        data = read_json(self._folder.task_file)
         try:
             low = tuple(-math.inf if bound is None else float(bound) for bound in data["action_low"])
             high = tuple(math.inf if bound is None else float(bound) for bound in data["action_high"])
@@ -151,7 +149,7 @@ def write_task(folder: RunFolder, task: Task) -> None:
         "action_low": [bound if math.isfinite(bound) else None for bound in task.action_low],
         "action_high": [bound if math.isfinite(bound) else None for bound in task.action_high],
     }
-    folder.write_json(folder.task_file, {"name": task.name, "observation_size": task.observation_size, **bounds})
+    write_json(folder.task_file, {"name": task.name, "observation_size": task.observation_size, **bounds})
 
 
 def evaluate(
@@ -200,10 +198,16 @@ def evaluate_seeds(
     seed: int = 0,
     policy_seeds: Sequence[int] | None = None,
     environment: Env | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> dict[int, EvaluationReport]:
     """Evaluate the policies of several of a run's seeds, all of them by default, by one compiled program.
 
-    All meet the same episodes. The other arguments are those of `evaluate`.
+    All meet the same episodes. `stopped` is asked every second or so whether to give up; the other arguments are those
+    of `evaluate`.
+
+    Raises:
+        UserError: the run, checkpoint or environment cannot be used.
+        EvaluationStopped: `stopped` said so.
     """
     check_evaluation(episodes, seed)
     rollout = run.config.rollout
@@ -220,6 +224,6 @@ def evaluate_seeds(
     )
     key = stream_key(jax.random.PRNGKey(seed), Stream.EVALUATION)
     return {
-        policy_seed: summarize(runner.run((policy.parameters, policy.statistics), key))
+        policy_seed: summarize(runner.run((policy.parameters, policy.statistics), key, stopped))
         for policy_seed, policy in policies.items()
     }

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
+import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from trpo_brax.config import Config, to_dict
 from trpo_brax.environments import Task
-from trpo_brax.evaluation import (
-    Episodes,
-    EvaluationReport,
-    RecordedRun,
-    group_runs,
-    learning_curve,
-    plot_groups,
-    summarize,
-)
-from trpo_brax.training import processes
+from trpo_brax.errors import ConfigError, RunFolderError
+from trpo_brax.training import faults, processes
 from trpo_brax.training.checkpoints import Checkpoints
+from trpo_brax.training.conclusion import Stretch
 from trpo_brax.training.console import Console
+from trpo_brax.training.dumps import write_dump
+from trpo_brax.training.files import write_json
 from trpo_brax.training.folder import RunFolder
 from trpo_brax.training.metrics import across_seeds, record
 from trpo_brax.training.program import CHUNK_CAPACITY, Program
 from trpo_brax.training.provenance import provenance
 from trpo_brax.training.recorder import Recorder
-from trpo_brax.training.run import Run, evaluate_seeds, write_task
+from trpo_brax.training.rollout import Trajectory
+from trpo_brax.training.run import write_task
+from trpo_brax.training.saving import CheckpointSaver, reason
 from trpo_brax.training.state import TrainState
 from trpo_brax.training.stopping import StopRequest
 from trpo_brax.training.summary import last_episodes, mean_return, of_seed
-
-if TYPE_CHECKING:
-    from brax.envs import Env
 
 _SECONDS_PER_CHUNK = 1.0
 
@@ -71,76 +66,61 @@ class Session:
         self._stop = stop
         self._total = config.total_iterations
         self._task = task
-        self._checkpoints = Checkpoints(folder.checkpoints, seeds=config.seeds, keep=config.record.checkpoints_to_keep)
-        known = self._checkpoints.iterations()
-        self._done = known[-1] if known else 0
-        self._records = [row for row in folder.read_metrics() if row["iteration"] <= self._done]
-        self._wall_time = self._records[-1]["wall_time_s"] if self._records else 0.0
+        self._saver = CheckpointSaver(folder, config)
+        self._recorder: Recorder | None = None
+        self._records: list[dict[str, Any]] = []
+        self._restored = self._done = 0
+        self._wall_time = 0.0
         self._seconds_per_iteration: float | None = None
+        self._failure: str | None = None
+        self._unwritten: str | None = None
+        self._dumped = False
 
-    def train(self) -> None:
-        """Run chunks until the last iteration or a request to stop; both leave a complete checkpoint."""
+    def train(self) -> Stretch:
+        """Run chunks until the last iteration, a request to stop, or a fault; what can be saved is saved."""
+        with self._console.stage("Building the program"):
+            program = Program(self._config, self._task, self._devices)
+            _refuse_too_large(program)
         try:
+            state = self._restore(program)
             if self._done < self._total:
-                self._run_chunks()
+                self._run_chunks(program, state)
         finally:
-            self._checkpoints.close()
+            self._saver.close()
+        saved = self._saver.saved if self._saver.saved is not None else self._restored
+        return Stretch(self._records, self._done, saved, self._wall_time, self._failure)
 
-    def finish(self) -> None:
-        """Write the curve and the summary; evaluate the last policy if training has finished."""
-        config, records = self._config, self._records
-        _, signal = processes.agree(0, self._stop.signal)
-        summary: dict[str, Any] = {
-            "status": "finished" if signal is None else "stopped",
-            "signal": signal,
-            "iterations": self._done,
-            "env_steps": self._done * config.steps_per_iteration,
-            "wall_time_s": self._wall_time,
-            "training": last_episodes(records),
-            "evaluation": None,
-            "seeds": [
-                {"seed": seed, "training": last_episodes(of_seed(records, seed)), "evaluation": None}
-                for seed in config.seeds
-            ],
-        }
-        if processes.primary():
-            self._draw_curve()
-            self._folder.write_json(self._folder.summary_file, summary)
-        episodes = config.record.final_evaluation_episodes
-        if signal is None and episodes:
-            what = f"{episodes} episodes" if config.num_seeds == 1 else f"{episodes} episodes of each seed"
-            with self._console.stage(f"Evaluating {what}"):
-                reports = evaluate_seeds(Run.load(self._folder.path), episodes=episodes, environment=self._own())
-            for entry in summary["seeds"]:
-                entry["evaluation"] = reports[entry["seed"]].to_dict()
-            # Over all seeds' episodes together: what to expect of a policy trained like this.
-            pooled = summarize(Episodes.joined([report.details for report in reports.values()]))
-            summary["evaluation"] = pooled.to_dict()
-            # Every process evaluates, on devices of its own, so that they end together; one writes.
+    def _restore(self, program: Program) -> TrainState | None:
+        """Return the state of the newest sound checkpoint, None where there is none; damaged ones are moved away."""
+        if not self._folder.checkpoints.is_dir():
+            return None
+        checkpoints = Checkpoints(self._folder.checkpoints, self._config)
+
+        def quarantine(iteration: int, why: str) -> None:
+            target = checkpoints.quarantine(iteration, self._folder.quarantine)
+            self._console.warn(f"{why.rstrip('.')}; the checkpoint was quarantined as {target}.")
+
+        while True:
+            newest = processes.together(lambda: checkpoints.newest_intact(quarantine) if processes.primary() else None)
+            newest = processes.from_primary(newest)
+            if newest is None:
+                return None
+            at = newest
+            with self._console.stage(f"Restoring the checkpoint of iteration {at}"):
+                restore = functools.partial(checkpoints.restore, at, program.abstract_state, program.shardings)
+                state = processes.together(restore)
+                sound = program.sound(state)
+            if sound:
+                break
             if processes.primary():
-                self._folder.write_json(self._folder.summary_file, summary)
-            self._tell(reports)
-        self._console.note(f"{'Finished' if signal is None else 'Stopped and saved'}: {self._folder.path}")
+                quarantine(at, f"checkpoint {self._folder.checkpoints / str(at)} holds numbers that are not finite")
+            processes.wait("the checkpoint is out of the way")
+        self._restored = self._done = at
+        self._records = [row for row in self._folder.read_metrics() if row["iteration"] <= at]
+        self._wall_time = self._records[-1]["wall_time_s"] if self._records else 0.0
+        return state
 
-    def _draw_curve(self) -> None:
-        config, file = self._config, self._folder.learning_curve_file
-        if config.num_seeds == 1:
-            learning_curve(self._records, file, f"{self._task.name}, seed {config.seed}")
-        else:
-            plot_groups(group_runs([RecordedRun(str(self._folder.path), config, self._records)]), file)
-
-    def _tell(self, reports: dict[int, EvaluationReport]) -> None:
-        for seed, report in reports.items():
-            self._console.note(
-                f"{f'Seed {seed}: return' if len(reports) > 1 else 'Return'} {report.return_mean:,.1f} +- "
-                f"{report.return_std:,.1f} over {report.episodes} episodes by the policy's mode, lowest "
-                f"{report.return_min:,.1f}, episode length {report.length_mean:,.0f}."
-            )
-
-    def _own(self) -> Env | None:
-        return self._task.environment if self._config.environment is not None else None
-
-    def _run_chunks(self) -> None:
+    def _run_chunks(self, program: Program, state: TrainState | None) -> None:
         config, console, devices = self._config, self._console, self._devices
         console.note(
             f"Training {self._task.name}{f', {config.num_seeds} seeds at once,' if config.num_seeds > 1 else ''} for "
@@ -148,20 +128,15 @@ class Session:
             f"{len(devices)} {devices[0].device_kind} device{'s' if len(devices) > 1 else ''}, into {self._folder.path}"
         )
         with console.stage("Compiling"):
-            program = Program(config, self._task, devices)
-            program.compile(to_begin=not self._done)
-        with console.stage("Restoring the checkpoint" if self._done else "Starting the environments"):
-            if self._done:
-                state = self._checkpoints.restore(self._done, program.abstract_state, program.shardings)
-            else:
-                state = program.initial_state()
-            jax.block_until_ready(state)
-        with contextlib.ExitStack() as stack:
-            recorder = stack.enter_context(contextlib.closing(self._open_folder())) if processes.primary() else None
-            stack.enter_context(console.training(self._total, self._done))
+            program.compile(to_begin=state is None)
+        if state is None:
+            with console.stage("Starting the environments"):
+                state = jax.block_until_ready(program.initial_state())
+        processes.together(self._open_folder)
+        with console.training(self._total, self._done):
             first, began = self._done, self._wall_time
-            self._dispatch_all(program, state, recorder)
-        self._checkpoints.wait()
+            last = self._dispatch_all(program, state)
+        self._save_last(program, last)
         steps = (self._done - first) * config.steps_per_iteration * config.num_seeds
         seconds = self._wall_time - began
         if steps:
@@ -170,46 +145,80 @@ class Session:
             gained = "no episode ended" if recent is None else f"return {recent:,.1f} by sampled actions"
             console.note(f"Training: iterations {first + 1} to {self._done}, {speed}, {gained}")
 
-    def _open_folder(self) -> Recorder:
-        """Write what describes this stretch, drop metrics newer than its start, and return what appends the rest."""
-        write_task(self._folder, self._task)
-        self._folder.write_json(self._folder.config_file, to_dict(self._config))
-        self._folder.write_json(self._folder.provenance_file, self._provenance())
-        self._folder.cut_metrics(self._done)
-        return Recorder(self._folder, self._records, several=self._config.num_seeds > 1)
+    def _open_folder(self) -> None:
+        """Write what describes this stretch, drop metrics newer than its start, and open what takes the rest."""
+        if not processes.primary():
+            return
+        try:
+            write_task(self._folder, self._task)
+            write_json(self._folder.config_file, to_dict(self._config))
+            earlier = self._folder.read_provenance()
+            write_json(self._folder.provenance_file, provenance(self._devices, earlier))
+            self._folder.cut_metrics(self._done)
+            self._recorder = Recorder(self._folder, self._records, several=self._config.num_seeds > 1)
+        except OSError as error:
+            raise RunFolderError(f"run_dir {self._folder.path} cannot be written: {reason(error)}.") from error
 
-    def _provenance(self) -> dict[str, Any]:
-        """Return where this stretch came from, and where the stretches before it did."""
-        file = self._folder.provenance_file
-        before = self._folder.read_json(file) if file.is_file() else None
-        earlier = [] if before is None else [*before.pop("earlier"), before]
-        return {**provenance(self._devices), "earlier": earlier}
-
-    def _dispatch_all(self, program: Program, state: TrainState, recorder: Recorder | None) -> None:
-        """Keep the device busy: while it runs one chunk, the one before is recorded."""
+    def _dispatch_all(self, program: Program, state: TrainState) -> TrainState:
+        """Keep the device busy: while it runs one chunk, the one before is recorded. Return the last state."""
         self._clock = time.monotonic()
         pending: _Chunk | None = None
         dispatched = self._done
-        while dispatched < self._total:
+        while dispatched < self._total and self._failure is None:
             length, signal = processes.agree(self._chunk_length(dispatched), self._stop.signal)
             if signal is not None:
                 break
             started = time.monotonic()
+            if self._config.runtime.check_finite:
+                state = self._run_checked(program, state, dispatched)
+                dispatched += 1
+                continue
             state, metrics = program.run(state, length)
             if pending is not None:
-                self._complete(pending, recorder)
+                self._complete(program, pending)
             # Only now: a CPU's copy waits for the chunk, and the one before has to be timed first.
             copy = program.copy(state) if self._checkpoint_due(dispatched + length) else None
             pending = _Chunk(dispatched, length, metrics, started, copy)
             dispatched += length
             if self._seconds_per_iteration is None:
                 # Nothing is known yet of how long an iteration takes: measure one before two are in flight.
-                self._complete(pending, recorder)
+                self._complete(program, pending)
                 pending = None
-        if pending is not None:
-            self._complete(pending, recorder)
-        if dispatched > 0 and dispatched not in self._checkpoints.iterations():
-            self._save(state)
+        if pending is not None and self._failure is None:
+            self._complete(program, pending)
+        return state
+
+    def _run_checked(self, program: Program, before: TrainState, dispatched: int) -> TrainState:
+        """Run one iteration, and dump the first that met anything that is not finite."""
+        started = time.monotonic()
+        state, metrics, trajectory = program.run_one(before)
+        copy = state if self._checkpoint_due(dispatched + 1) else None
+        rows = self._complete(program, _Chunk(dispatched, 1, metrics, started, copy))
+        if not self._dumped:
+            self._dump_if_seen(program, rows, before, state, trajectory)
+        return state
+
+    def _dump_if_seen(
+        self,
+        program: Program,
+        rows: list[dict[str, Any]],
+        before: TrainState,
+        after: TrainState,
+        trajectory: Trajectory,
+    ) -> None:
+        told = [(row["seed"], seen) for row in rows if (seen := faults.seen(row)) is not None]
+        if not told and not program.sound(after):
+            told = [(rows[0]["seed"], "the state after it was not finite")]
+        if not told:
+            return
+        (seed, seen), iteration = told[0], rows[0]["iteration"]
+        self._dumped = True
+        try:
+            path = write_dump(self._folder, before, trajectory, iteration=iteration, seed=seed, seen=seen)
+        except (OSError, RuntimeError, ValueError) as error:
+            self._console.warn(f"Iteration {iteration}: {seen}; the dump could not be written: {reason(error)}.")
+        else:
+            self._console.warn(f"Iteration {iteration}: {seen}. To find out where: trpo-brax replay {path}")
 
     def _chunk_length(self, dispatched: int) -> int:
         """Return how many iterations to dispatch next; how chunks fall changes no result."""
@@ -223,8 +232,8 @@ class Session:
     def _checkpoint_due(self, iteration: int) -> bool:
         return iteration % self._config.record.checkpoint_every == 0 or iteration == self._total
 
-    def _complete(self, chunk: _Chunk, recorder: Recorder | None) -> None:
-        """Wait for a chunk, write its records, and save its state where that is due."""
+    def _complete(self, program: Program, chunk: _Chunk) -> list[dict[str, Any]]:
+        """Wait for a chunk, write its records, save its state where that is due, and return the last rows."""
         metrics = jax.device_get(chunk.metrics)
         finished = time.monotonic()
         # A chunk runs from the end of the one before it, or from its dispatch where the device was idle.
@@ -248,15 +257,37 @@ class Session:
                 for position, seed in enumerate(seeds)
             ]
             self._records += rows
-            if recorder is not None:
-                recorder.add(rows)
-        if recorder is not None:
-            recorder.flush()
+            if self._recorder is not None:
+                self._recorder.add(rows)
+            self._failure = faults.too_many(rows, self._config.runtime.max_nonfinite_share)
+            if self._failure is not None:
+                break
+        self._flush()
         self._console.iteration(across_seeds(rows), self._total, (self._total - self._done) * seconds)
-        if chunk.copy is not None:
-            self._save(chunk.copy)
+        if jax.process_count() == 1 and not self._saver.busy():
+            self._warn(self._saver.settle())
+        if chunk.copy is not None and self._failure is None:
+            self._save(program, chunk.copy)
+        return rows
 
-    def _save(self, state: TrainState) -> None:
+    def _flush(self) -> None:
+        """Write the records; those that the disk does not take wait for the next time."""
+        if self._recorder is None:
+            return
+        try:
+            self._recorder.flush()
+        except OSError as error:
+            if self._unwritten is None:
+                self._console.warn(f"The metrics could not be written, and are kept for later: {reason(error)}.")
+            self._unwritten = reason(error)
+        else:
+            self._unwritten = None
+
+    def _save(self, program: Program, state: TrainState) -> None:
+        """Begin to save the state of the iteration done; one that is not finite is never saved."""
+        if not program.sound(state):
+            self._failure = f"iteration {self._done} left parameters that are not finite"
+            return
         every = self._config.record.checkpoint_every
         returns = {}
         # Only checkpoints on the beat compete for best: when a run was stopped must not decide which policy that is.
@@ -264,4 +295,43 @@ class Session:
             recent = [row for row in self._records if row["iteration"] > self._done - every]
             means = {seed: mean_return(of_seed(recent, seed)) for seed in self._config.seeds}
             returns = {seed: mean for seed, mean in means.items() if mean is not None}
-        self._checkpoints.save(state, self._config, returns)
+        self._warn(self._saver.save(self._done, state, returns))
+
+    def _save_last(self, program: Program, state: TrainState) -> None:
+        """See to it that the last state is on disk; where even another attempt fails, the run has."""
+        fault = self._saver.settle()
+        self._warn(fault)
+        unsaved = self._done > self._restored and self._saver.saved != self._done
+        if self._failure is None and unsaved:
+            self._save(program, state)
+            fault = self._saver.settle()
+            if self._saver.saved != self._done and self._failure is None:
+                self._failure = f"the state of iteration {self._done} could not be saved: {fault or 'see above'}"
+        self._flush()
+        if self._unwritten is not None and self._failure is None:
+            self._failure = f"the last metrics could not be written: {self._unwritten}"
+        if self._failure is not None:
+            newest = self._saver.saved or self._restored
+            kept = f"the newest checkpoint is that of iteration {newest}" if newest else "there is no checkpoint"
+            self._failure = f"{self._failure}; {kept}"
+
+    def _warn(self, fault: str | None) -> None:
+        if fault is not None:
+            self._console.warn(f"A checkpoint could not be saved; training goes on, and tries again: {fault}.")
+
+
+def _refuse_too_large(program: Program) -> None:
+    """Refuse a state that this machine could never hold, before anything is compiled for it.
+
+    Raises:
+        ConfigError: it is larger than the machine's memory.
+    """
+    if program.mesh.devices.flat[0].platform != "cpu":
+        return
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.abstract_state))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise ConfigError(
+            f"the run's state would take {size / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f}: "
+            "choose fewer num_envs or smaller networks."
+        )

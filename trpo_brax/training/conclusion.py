@@ -1,0 +1,146 @@
+"""What is done once a stretch of training has ended: curve, summary, evaluation of the last policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from trpo_brax.config import Config
+from trpo_brax.environments import Task
+from trpo_brax.evaluation import (
+    Episodes,
+    EvaluationReport,
+    EvaluationStopped,
+    RecordedRun,
+    group_runs,
+    learning_curve,
+    plot_groups,
+    summarize,
+)
+from trpo_brax.training import processes
+from trpo_brax.training.console import Console
+from trpo_brax.training.files import write_json
+from trpo_brax.training.folder import RunFolder
+from trpo_brax.training.run import Run, evaluate_seeds
+from trpo_brax.training.saving import reason
+from trpo_brax.training.stopping import StopRequest
+from trpo_brax.training.summary import last_episodes, of_seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """What a stretch of training came to."""
+
+    records: list[dict[str, Any]]
+    """Of the run so far."""
+    iterations: int
+    """Done."""
+    saved: int
+    """The iteration of the newest checkpoint; less than `iterations` only where something went wrong."""
+    wall_time: float
+    """Seconds of training so far."""
+    failure: str | None
+    """Why the run cannot be handed over as it is: it went wrong, or could not be saved."""
+
+
+def conclude(
+    config: Config, folder: RunFolder, task: Task, console: Console, stop: StopRequest, stretch: Stretch
+) -> str | None:
+    """Write the curve and the summary; evaluate the last policy if training has finished.
+
+    Returns:
+        Why the run is not whole, if it is not.
+    """
+    return _Conclusion(config, folder, task, console, stop, stretch).write()
+
+
+class _Conclusion:
+    def __init__(
+        self, config: Config, folder: RunFolder, task: Task, console: Console, stop: StopRequest, stretch: Stretch
+    ) -> None:
+        self._config, self._folder, self._task = config, folder, task
+        self._console, self._stop, self._stretch = console, stop, stretch
+        self._failure = stretch.failure
+
+    def write(self) -> str | None:
+        _, signal = processes.agree(0, self._stop.signal)
+        summary = self._summary(signal)
+        if processes.primary():
+            self._try("the learning curve", self._draw_curve)
+            self._try("summary.json", lambda: write_json(self._folder.summary_file, summary))
+        if self._stretch.failure is None and signal is None and self._config.record.final_evaluation_episodes:
+            signal = self._evaluate(summary)
+        if self._failure is None:
+            ending = "Finished" if signal is None else "Stopped and saved"
+            self._console.note(f"{ending}: {self._folder.path}")
+        return self._failure
+
+    def _summary(self, signal: int | None) -> dict[str, Any]:
+        stretch, config = self._stretch, self._config
+        ending = "finished" if signal is None else "stopped"
+        return {
+            "status": ending if stretch.failure is None else "failed",
+            "failure": stretch.failure,
+            "signal": signal,
+            "iterations": stretch.iterations,
+            "saved_iteration": stretch.saved,
+            "env_steps": stretch.iterations * config.steps_per_iteration,
+            "wall_time_s": stretch.wall_time,
+            "training": last_episodes(stretch.records),
+            "evaluation": None,
+            "seeds": [
+                {"seed": seed, "training": last_episodes(of_seed(stretch.records, seed)), "evaluation": None}
+                for seed in config.seeds
+            ],
+        }
+
+    def _evaluate(self, summary: dict[str, Any]) -> int | None:
+        """Evaluate the last policies into the summary, and return the signal that stopped it, if one did."""
+        config = self._config
+        episodes = config.record.final_evaluation_episodes
+        what = f"{episodes} episodes" if config.num_seeds == 1 else f"{episodes} episodes of each seed"
+        own = self._task.environment if config.environment is not None else None
+        try:
+            with self._console.stage(f"Evaluating {what}"):
+                reports = evaluate_seeds(
+                    Run.load(self._folder.path), episodes=episodes, environment=own, stopped=lambda: bool(self._stop)
+                )
+        except EvaluationStopped:
+            summary |= {"status": "stopped", "signal": self._stop.signal}
+        else:
+            for entry in summary["seeds"]:
+                entry["evaluation"] = reports[entry["seed"]].to_dict()
+            # Over all seeds' episodes together: what to expect of a policy trained like this.
+            pooled = summarize(Episodes.joined([report.details for report in reports.values()]))
+            summary["evaluation"] = pooled.to_dict()
+            self._tell(reports)
+        # Every process evaluates, on devices of its own, so that they end together; one writes.
+        if processes.primary():
+            self._try("summary.json", lambda: write_json(self._folder.summary_file, summary))
+        signal: int | None = summary["signal"]
+        return signal
+
+    def _draw_curve(self) -> None:
+        config, file, records = self._config, self._folder.learning_curve_file, self._stretch.records
+        if config.num_seeds == 1:
+            learning_curve(records, file, f"{self._task.name}, seed {config.seed}")
+        else:
+            plot_groups(group_runs([RecordedRun(str(self._folder.path), config, records)]), file)
+
+    def _tell(self, reports: dict[int, EvaluationReport]) -> None:
+        for seed, report in reports.items():
+            self._console.note(
+                f"{f'Seed {seed}: return' if len(reports) > 1 else 'Return'} {report.return_mean:,.1f} +- "
+                f"{report.return_std:,.1f} over {report.episodes} episodes by the policy's mode, lowest "
+                f"{report.return_min:,.1f}, episode length {report.length_mean:,.0f}."
+            )
+
+    def _try(self, what: str, write: Callable[[], None]) -> None:
+        """Write a file; where the disk does not take it, the run has failed, but goes on to its end."""
+        try:
+            write()
+        except OSError as error:
+            self._console.warn(f"{what} could not be written: {reason(error)}.")
+            if self._failure is None:
+                self._failure = f"{what} could not be written: {reason(error)}"

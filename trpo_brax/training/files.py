@@ -1,0 +1,84 @@
+"""Reading and writing small files that may be broken, absurd, or somebody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from trpo_brax.errors import RunFolderError
+
+MOST_JSON_BYTES = 1 << 20
+
+
+def read_json(file: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
+    """Return a JSON file's content.
+
+    Raises:
+        RunFolderError: it is missing, a link or no plain file, absurdly large, or not JSON.
+    """
+    text = read_text(file, most_bytes)
+    return parse_json(text, f"{file}")
+
+
+def parse_json(text: str, what: str) -> Any:
+    """Return what strict JSON says.
+
+    Raises:
+        RunFolderError: it is none, holds NaN or infinity, or is too deep; the sentence names `what`.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    # A number of thousands of digits is a ValueError too.
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{what} is not valid JSON.") from error
+
+
+def read_text(file: Path, most_bytes: int) -> str:
+    """Return a text file's content.
+
+    Raises:
+        RunFolderError: it is missing, a link or no plain file, larger than `most_bytes`, or not UTF-8.
+    """
+    try:
+        # Without following a link, and without waiting for whoever writes to a pipe.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as opened:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise RunFolderError(f"{file} is no plain file: it is not read.")
+            if status.st_size > most_bytes:
+                raise RunFolderError(f"{file} is larger than {most_bytes} bytes: it is not read.")
+            return opened.read(most_bytes).decode("utf-8")
+    except OSError as error:
+        link = ": it is a link" if file.is_symlink() else f": {error.strerror}"
+        raise RunFolderError(f"{file} cannot be read{link}.") from error
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{file} is not UTF-8 text.") from error
+
+
+def write_json(file: Path, data: Any) -> None:
+    """Write a JSON file whole or not at all, on disk when this returns."""
+    write_text(file, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file whole or not at all, on disk when this returns."""
+    temporary = file.with_suffix(".tmp")
+    try:
+        # Not through a link that somebody left at the temporary name.
+        temporary.unlink(missing_ok=True)
+        with temporary.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

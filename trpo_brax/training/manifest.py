@@ -1,0 +1,121 @@
+"""What belongs to a folder of arrays, file by file, and whether it is still there unchanged.
+
+A manifest finds damage, not malice: whoever can change the files can change it too. What guards against a folder made
+to do harm is that nothing in it is ever executed, followed out of it, or read beyond the sizes expected of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trpo_brax.errors import CheckpointError, RunFolderError
+from trpo_brax.training.files import read_json
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_MOST_FILES = 10_000
+_MOST_DEPTH = 8
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write down every file in `folder` with size and SHA-256, and `facts` beside them."""
+    files = {
+        name: {"size": path.stat().st_size, "sha256": _digest(path)}
+        for name, path in _files(folder)
+        if name != MANIFEST
+    }
+    text = json.dumps({"format": _FORMAT, **facts, "files": files}, indent=1, allow_nan=False)
+    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a folder's manifest, without comparing the files with it.
+
+    Raises:
+        CheckpointError: there is none, or it is not one; the sentence is about `folder`'s content, without its name.
+    """
+    if not os.path.lexists(folder / MANIFEST):
+        raise CheckpointError(f"it is incomplete, without {MANIFEST}")
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except RunFolderError as error:
+        raise CheckpointError(str(error).rstrip(".")) from error
+    sound = isinstance(manifest, dict) and manifest.get("format") == _FORMAT and isinstance(manifest.get("files"), dict)
+    if not sound:
+        raise CheckpointError(f"{MANIFEST} is none that this version can read")
+    found: dict[str, Any] = manifest
+    return found
+
+
+def verify(folder: Path, most_bytes: int) -> dict[str, Any]:
+    """Compare a folder with its manifest, and return that.
+
+    Args:
+        folder: with `manifest.json` in it.
+        most_bytes: all files together may hold.
+
+    Raises:
+        CheckpointError: a file is missing, superfluous, a link, or not the one written; the sentence says which.
+    """
+    manifest = read_manifest(folder)
+    wanted = manifest["files"]
+    there = dict(_files(folder))
+    total = sum(path.stat().st_size for path in there.values())
+    if total > most_bytes:
+        raise CheckpointError(f"it holds {total:,} bytes, and at most {most_bytes:,} are expected")
+    for name in sorted((wanted.keys() | there.keys()) - {MANIFEST}):
+        told = wanted.get(name)
+        if name not in there:
+            raise CheckpointError(f"{_short(name)} is missing")
+        if not isinstance(told, dict):
+            raise CheckpointError(f"{_short(name)} is not in its manifest")
+        size = there[name].stat().st_size
+        if size != told.get("size"):
+            raise CheckpointError(f"{_short(name)} has {size} bytes, not {_short(told.get('size'))}")
+        if _digest(there[name]) != told.get("sha256"):
+            raise CheckpointError(f"{_short(name)} is not what was written")
+    return manifest
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (path inside the folder, path) of every file, however deep.
+
+    Raises:
+        CheckpointError: something there is neither a plain file nor a folder, or there is absurdly much of it.
+    """
+    open_folders, count = [(folder, 0)], 0
+    while open_folders:
+        current, depth = open_folders.pop()
+        with os.scandir(current) as entries:
+            for entry in entries:
+                count += 1
+                name = str(Path(entry.path).relative_to(folder))
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if count > _MOST_FILES or depth > _MOST_DEPTH:
+                    raise CheckpointError(f"it holds more than {_MOST_FILES:,} files or folders {_MOST_DEPTH} deep")
+                if stat.S_ISDIR(mode):
+                    open_folders.append((Path(entry.path), depth + 1))
+                elif stat.S_ISREG(mode):
+                    yield name, Path(entry.path)
+                else:
+                    what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+                    raise CheckpointError(f"{_short(name)} is {what}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short(value: Any) -> str:
+    # A name comes from a file that may be anyone's: no control characters, no screens full of it.
+    return f"{value}".encode("unicode_escape").decode()[:120]

@@ -1,0 +1,191 @@
+"""Writing checkpoints while training goes on, and surviving a disk that does not take them.
+
+Orbax writes into `N.unsealed`; once all is there a manifest is added and the folder gets its name, `N`, in one step. So
+a numbered folder is whole, whenever the process died. Orbax's CheckpointManager is not used: it names a folder before a
+manifest of it can be written, and takes a save for done, retention included, before it has failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from trpo_brax.config import Config, to_dict
+from trpo_brax.errors import CheckpointError
+from trpo_brax.training import processes
+from trpo_brax.training.checkpoints import Checkpoints, first_line, items_of, named_leaves
+from trpo_brax.training.folder import RunFolder
+from trpo_brax.training.manifest import write_manifest
+from trpo_brax.training.state import TrainState
+
+FAULTS = (OSError, ValueError, RuntimeError)
+"""What a disk that is full, slow or gone makes Orbax and its storage library raise."""
+_UNFINISHED = (".unsealed", ".removed")
+
+
+class CheckpointSaver:
+    """Saves checkpoints in the background; a save that fails costs nothing but itself.
+
+    Args:
+        folder: of the run; where it is gone, it is not made again.
+        config: of the run.
+    """
+
+    def __init__(self, folder: RunFolder, config: Config) -> None:
+        self._folder = folder
+        self._config = config
+        self._writer: ocp.AsyncCheckpointer | None = None
+        self._sealing: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self.saved: int | None = None
+        """The iteration last saved whole, of those asked for here."""
+
+    def save(self, iteration: int, state: TrainState, training_returns: Mapping[int, float]) -> str | None:
+        """Begin to save `state`, which must not be donated meanwhile; the writing goes on in the background.
+
+        Args:
+            iteration: of the state.
+            state: of the run, on any devices.
+            training_returns: what the best is chosen by, for each seed that has one; none: not a candidate.
+
+        Returns:
+            None, or why it, or the save before it, failed.
+        """
+        before = self.settle()
+        directory = self._folder.checkpoints.absolute()
+        facts = {
+            "iteration": iteration,
+            "training_returns": {str(seed): value for seed, value in training_returns.items()},
+        }
+        try:
+            if processes.primary():
+                if not self._folder.config_file.is_file():
+                    raise FileNotFoundError(f"the run folder {self._folder.path} is gone")
+                directory.mkdir(exist_ok=True)
+            if self._writer is None:
+                if processes.primary():
+                    remove_unfinished(directory)
+                self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+            unsealed = directory / f"{iteration}.unsealed"
+            self._writer.save(
+                unsealed,
+                args=ocp.args.Composite(
+                    **{item: ocp.args.StandardSave(leaves) for item, leaves in items_of(named_leaves(state)).items()},
+                    config=ocp.args.JsonSave(to_dict(self._config)),
+                ),
+                force=True,
+            )
+        except FAULTS as error:
+            return self._failed(error)
+        self._sealing = self._thread.submit(self._seal, self._writer, unsealed, facts)
+        return before
+
+    def settle(self) -> str | None:
+        """Wait for the save under way, and return None, or why it failed."""
+        if self._sealing is None:
+            return None
+        sealing, self._sealing = self._sealing, None
+        try:
+            sealing.result()
+        except FAULTS as error:
+            return self._failed(error)
+        return None
+
+    def busy(self) -> bool:
+        """Return whether a save is being written."""
+        return self._sealing is not None and not self._sealing.done()
+
+    def close(self) -> None:
+        """Wait, and release the threads."""
+        self.settle()
+        self._thread.shutdown()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _seal(self, writer: ocp.AsyncCheckpointer, unsealed: Path, facts: Mapping[str, Any]) -> None:
+        writer.wait_until_finished()
+        iteration = facts["iteration"]
+        if processes.primary():
+            write_manifest(unsealed, facts)
+            target = unsealed.with_name(str(iteration))
+            if target.exists():
+                _remove(target)
+            unsealed.rename(target)
+        self.saved = iteration
+        if processes.primary():
+            self._prune()
+
+    def _prune(self) -> None:
+        """Remove all but the latest and each seed's best; of equal ones the latest."""
+        checkpoints = Checkpoints(self._folder.checkpoints, self._config)
+        known = checkpoints.iterations()
+        kept = set(known[-self._config.record.checkpoints_to_keep :])
+        for seed in self._config.seeds:
+            ranked = []
+            for iteration in known:
+                # A damaged one is nobody's best.
+                with contextlib.suppress(CheckpointError):
+                    value = checkpoints.training_return(iteration, seed)
+                    ranked += [] if value is None else [(value, iteration)]
+            kept |= {max(ranked)[1]} if ranked else set()
+        for iteration in known:
+            if iteration not in kept:
+                _remove(self._folder.checkpoints / str(iteration))
+
+    def _failed(self, error: BaseException) -> str:
+        """Forget the save that failed, so that the next begins afresh, and return why it failed."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            # It reports the same fault again.
+            with contextlib.suppress(*FAULTS):
+                writer.close()
+        if processes.primary():
+            remove_unfinished(self._folder.checkpoints)
+        return reason(error)
+
+
+def save_arrays(folder: Path, tree: Any) -> None:
+    """Save a tree's arrays under their dotted paths, at once; `read_arrays` reads them.
+
+    Args:
+        folder: must not exist.
+        tree: of arrays.
+    """
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(folder.absolute(), named_leaves(tree))
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what a save or a removal that was cut off left behind."""
+    if not directory.is_dir():
+        return
+    for name in os.listdir(directory):
+        path = directory / name
+        unfinished = name.endswith(_UNFINISHED) or ".orbax-checkpoint-tmp" in name
+        if unfinished and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def reason(error: BaseException) -> str:
+    """Return why something could not be written, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # The storage library spells out its whole call; the system's own words are somewhere in it.
+    for words in ("No space left on device", "File too large", "Read-only file system", "No such file or directory"):
+        if words in str(error):
+            return words
+    return first_line(error).rstrip(".")
+
+
+def _remove(checkpoint: Path) -> None:
+    # Renamed first: half a folder must not have a checkpoint's name.
+    doomed = checkpoint.with_name(f"{checkpoint.name}.removed")
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
