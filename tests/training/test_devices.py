@@ -143,3 +143,45 @@ def test_before_jax_starts_the_users_flags_win_and_the_wish_counts_otherwise() -
         words = [sys.executable, "-c", code.replace("CPU", cpu_devices)]
         done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120, env=environment)
         assert done.stdout == printed
+
+
+class TestDeterminism:
+    """The flag that XLA needs on a GPU, set before XLA reads it and written down."""
+
+    FLAG = "--xla_gpu_deterministic_ops=true"
+
+    def configure_in_a_process(self, before: str | None, code: str = "") -> subprocess.CompletedProcess[str]:
+        """Configure a fresh process whose XLA_FLAGS are `before`, then print what provenance says of them."""
+        program = (
+            f"{code}\n"
+            "import jax\nfrom trpo_brax.config import RuntimeConfig\nfrom trpo_brax.training.devices import configure\n"
+            "from trpo_brax.training.provenance import provenance\n"
+            "runtime = RuntimeConfig(platform='cpu', deterministic=True, compilation_cache='none')\n"
+            "configure(runtime, 8); configure(runtime, 8)\n"
+            "print(provenance(jax.devices())['xla_flags'])"
+        )
+        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        environment |= {} if before is None else {"XLA_FLAGS": before}
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment
+        )
+
+    @pytest.mark.parametrize("before", [None, "--xla_cpu_use_thunk_runtime=true", FLAG])
+    def test_the_flag_is_added_once_and_recorded(self, before: str | None) -> None:
+        done = self.configure_in_a_process(before)
+        wanted = before if before == self.FLAG else f"{before or ''} {self.FLAG}".strip()
+        # XLA has started with it: one that it did not know would have ended the process.
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == wanted
+
+    def test_the_contrary_in_the_environment_is_refused(self) -> None:
+        done = self.configure_in_a_process("--xla_gpu_deterministic_ops=false")
+        assert done.returncode == 1
+        assert "UserError: deterministic was asked for, but XLA_FLAGS holds" in done.stderr
+
+    def test_too_late_on_a_gpu_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        jax.devices()
+        monkeypatch.setenv("XLA_FLAGS", "")
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        with pytest.raises(UserError, match="after JAX has started"):
+            configure(RuntimeConfig(deterministic=True), 8)

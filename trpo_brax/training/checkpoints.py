@@ -31,6 +31,10 @@ from trpo_brax.training.state import TrainState
 
 # Orbax reports on its own workings through absl; what went wrong reaches us as an exception.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+# Where one write of a save fails, asyncio prints a traceback for each of the others, which Orbax does not wait for.
+logging.getLogger("asyncio").addFilter(
+    lambda record: not ("never retrieved" in record.getMessage() and "orbax-checkpoint-tmp" in record.getMessage())
+)
 
 ACTING = ("policy", "statistics")
 """The fields of TrainState in the item `policy`."""

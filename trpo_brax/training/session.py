@@ -87,6 +87,9 @@ class Session:
                 self._run_chunks(program, state)
         finally:
             self._saver.close()
+        # Process 0 alone names checkpoints and writes metrics: what it could not do, none of them has done.
+        if processes.from_primary(int(self._failure is not None)) and self._failure is None:
+            self._failure = "process 0 could not save the run; it says why"
         saved = self._saver.saved if self._saver.saved is not None else self._restored
         return Stretch(self._records, self._done, saved, self._wall_time, self._failure)
 

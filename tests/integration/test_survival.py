@@ -1,0 +1,281 @@
+"""A real trainer killed, stopped, and robbed of its disk: what is on disk resumes to the run that never stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+import trpo_brax as tb
+from tests.tiny_environments import PointMass
+from tests.training.conftest import assert_bit_identical
+from trpo_brax.environments import own_task
+from trpo_brax.training.checkpoints import Checkpoints
+from trpo_brax.training.program import Program
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = shlex.split(
+    "--environment tests.tiny_environments:PointMass --num-envs 8 --unroll-length 10 --episode-length 7 "
+    "--policy-hidden-sizes 8 --critic-hidden-sizes 8 --critic-epochs 1 --critic-minibatches 2 "
+    "--final-evaluation-episodes 0 --platform cpu --cpu-devices 2 --checkpoint-every 50"
+)
+CLOCK = ("wall_time_s", "steps_per_second")
+
+
+def command(folder: Path, words: str) -> list[str]:
+    return [sys.executable, "-m", "trpo_brax", "train", *OPTIONS, "--run-dir", str(folder), *words.split()]
+
+
+@contextlib.contextmanager
+def trainer(folder: Path, words: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start a trainer, and see to it that it ends."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    process = subprocess.Popen(
+        command(folder, words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def finish(folder: Path, words: str) -> str:
+    """Train to the end and return what was told."""
+    with trainer(folder, words) as process:
+        told, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, told
+    return told
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    """Wait until something is so, or the process has ended."""
+    limit = time.monotonic() + seconds
+    while not there() and process.poll() is None:
+        assert time.monotonic() < limit, "nothing came of it"
+        time.sleep(0.005)
+
+
+def last_iteration(folder: Path) -> int:
+    """Return the iteration of the last whole line of metrics.jsonl, 0 where there is none."""
+    try:
+        lines = (folder / "metrics.jsonl").read_bytes().rpartition(b"\n")[0].splitlines()
+    except OSError:
+        return 0
+    return int(json.loads(lines[-1])["iteration"]) if lines else 0
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in row if name not in CLOCK} for row in tb.Run.load(folder).metrics()]
+
+
+def last_state(folder: Path) -> Any:
+    """Return the whole TrainState of a run's last checkpoint."""
+    run = tb.Run.load(folder)
+    program = Program(run.config, own_task(PointMass(), run.config.rollout), jax.devices()[:1])
+    checkpoints = Checkpoints(folder / "checkpoints", run.config)
+    return checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Compare every leaf of the last states bit for bit, and every line of metrics but for the clock's."""
+    assert rows(ours) == rows(theirs)
+    assert_bit_identical(last_state(ours), last_state(theirs))
+
+
+def assert_no_traceback_of_ours(told: str) -> None:
+    """What the storage library's threads print of themselves goes past Python; no line of ours may be among it."""
+    assert "/trpo_brax/" not in told, told
+
+
+def steps(iterations: int) -> str:
+    return f"--total-steps {80 * iterations}"
+
+
+def kill_again_and_again(folder: Path, iterations: int, kills: int, seed: int) -> list[str]:
+    """Kill the trainer at random moments, resume it, and let it end; return what each kill met."""
+    moments, met = random.Random(seed), []
+    unsealed = folder / "checkpoints"
+    while len(met) < kills:
+        kind = ("starting", "training", "saving")[len(met) % 3] if met else "training"
+        # The first kill comes before any checkpoint is certain, the others wherever they fall.
+        words = f"{steps(iterations)} {'--resume' if (folder / 'config.json').exists() else ''}"
+        with trainer(folder, words) as process:
+            before = last_iteration(folder)
+            if kind == "starting":
+                time.sleep(moments.uniform(0.0, 4.0))
+            else:
+                wait_for(lambda before=before: last_iteration(folder) != before, process)  # type: ignore[misc]
+                time.sleep(moments.uniform(0.0, 0.4))
+            if kind == "saving":
+                wait_for(lambda: any("unsealed" in path.name for path in unsealed.glob("*")), process)
+                time.sleep(moments.uniform(0.0, 0.02))
+            assert process.poll() is None, f"it ended before it was killed: {process.communicate()[0]}"
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        met.append(f"{kind} at {last_iteration(folder)}")
+    told = finish(folder, f"{steps(iterations)} --resume")
+    assert "quarantined" not in told, "a kill left something that looked like a checkpoint"
+    return met
+
+
+@pytest.mark.parametrize(
+    ("iterations", "kills"), [(6000, 3), pytest.param(40_000, 24, marks=pytest.mark.slow)], ids=["three", "many"]
+)
+def test_kill_9_at_any_moment_and_resume_is_the_uninterrupted_run(iterations: int, kills: int, tmp_path: Path) -> None:
+    finish(tmp_path / "whole", steps(iterations))
+    met = kill_again_and_again(tmp_path / "killed", iterations, kills, seed=kills)
+    print("killed while", ", ".join(met))
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of three megabytes; skips where none can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("no tmpfs can be mounted here; the test with a limit on file sizes covers it")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no space on a disk."""
+    file = disk / "filling"
+    with file.open("ab", buffering=0) as filling:
+        for size in (1 << 16, 1 << 12, 1 << 8, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    filling.write(b"x" * size)
+    return file
+
+
+def test_a_full_disk_is_told_and_tried_again_until_there_is_space(small_disk: Path) -> None:
+    """Nothing of the time without space is missing in the end: metrics are kept, and the last state is saved."""
+    folder = small_disk / "run"
+    words = "--total-steps 80000000 --checkpoint-every 200"
+    with trainer(folder, words) as process:
+        wait_for(lambda: last_iteration(folder) > 400, process)
+        full = fill(small_disk)
+        stuck = last_iteration(folder)
+        told = ""
+        assert process.stdout is not None
+        while told.count("could not be saved") < 2:
+            told += process.stdout.readline()
+        full.unlink()
+        wait_for(lambda: last_iteration(folder) > stuck + 500, process)
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=120)
+    told += rest
+    assert process.returncode == 143, told
+    assert "No space left on device" in told
+    assert_no_traceback_of_ours(told)
+    run = tb.Run.load(folder)
+    numbers = [row["iteration"] for row in run.metrics()]
+    assert numbers == list(range(1, run.summary["iterations"] + 1))
+    assert run.summary["saved_iteration"] == run.summary["iterations"]
+    assert_bit_identical(last_state(folder).iteration, run.summary["iterations"] + 0 * last_state(folder).iteration)
+
+
+def test_a_disk_that_stays_full_ends_in_a_plain_sentence_and_1(small_disk: Path) -> None:
+    folder = small_disk / "run"
+    with trainer(folder, "--total-steps 80000000 --checkpoint-every 200") as process:
+        wait_for(lambda: last_iteration(folder) > 400, process)
+        fill(small_disk)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        told, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, told
+    last = told.strip().splitlines()[-1]
+    assert "could not be saved: No space left on device" in last
+    assert_no_traceback_of_ours(told)
+    run = tb.Run.load(folder)
+    newest = Checkpoints(folder / "checkpoints", run.config).resolve("latest")
+    assert f"the newest checkpoint is that of iteration {newest}" in last
+    run.policy(newest)
+
+
+def test_files_that_may_not_grow_are_told_too(tmp_path: Path) -> None:
+    """A limit on the size of files, as a quota has: what a save writes is larger."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    with trainer(tmp_path / "run", f"{steps(120)} --compilation-cache none", preexec_fn=limit) as process:
+        told, _ = process.communicate(timeout=200)
+    assert process.returncode in (1, 2), told
+    assert "File too large" in told
+    assert_no_traceback_of_ours(told)
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with trainer(folder, "--total-steps 80000000") as process:
+        wait_for(lambda: last_iteration(folder) > 200, process)
+        # Twice: the trainer may be adding to it.
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        told, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, told
+    assert "could not be saved" in told.strip().splitlines()[-1]
+    assert_no_traceback_of_ours(told)
+    assert not folder.exists()
+
+
+def test_a_second_signal_stops_at_once_and_harms_nothing(tmp_path: Path) -> None:
+    finish(tmp_path / "whole", steps(3000))
+    folder = tmp_path / "run"
+    with trainer(folder, steps(3000)) as process:
+        wait_for(lambda: last_iteration(folder) > 150, process)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        process.communicate(timeout=60)
+        assert time.monotonic() - started < 10.0
+    assert process.returncode == 143
+    finish(folder, f"{steps(3000)} --resume")
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_two_trainers_in_one_folder(tmp_path: Path) -> None:
+    """The second is refused and told who holds it; what a killed one leaves of its lock holds nobody up."""
+    folder = tmp_path / "run"
+    with trainer(folder, "--total-steps 80000000") as process:
+        wait_for(lambda: last_iteration(folder) > 50, process)
+        with trainer(folder, f"{steps(10**6)} --resume") as second:
+            told, _ = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert f"in use by the trainer with process id {process.pid}" in told
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (folder / ".lock").exists()
+    done = last_iteration(folder)
+    finish(folder, f"{steps(done + 20)} --resume")
+    assert last_iteration(folder) == done + 20
+    assert not (folder / ".lock").exists()
