@@ -24,6 +24,7 @@ from tests.environments.simulation import (
 )
 from tests.tiny_environments import (
     ChangesShape,
+    Countdown,
     EndsItself,
     Fault,
     Faulty,
@@ -37,6 +38,7 @@ from trpo_brax.environments.vectorized import POOL_SIZE
 from trpo_brax.errors import TaskError
 
 with quiet():
+    from brax.envs import State
     from brax.envs import training as brax_wrappers
 
 LENGTH = 40
@@ -389,11 +391,27 @@ def test_all_environments_may_break_at_once() -> None:
     assert np.all(np.isfinite(found.observation))
 
 
-def test_infinity_in_the_physics_is_a_value() -> None:
+def test_infinity_in_the_physics_is_a_fault() -> None:
     found = guarded(Faulty(Fault("physics", math.inf, step=3)))
-    assert found.transitions.valid.all()
-    for a, b in zip(jax.tree.leaves(found.transitions), jax.tree.leaves(guarded_none().transitions), strict=True):
-        assert np.array_equal(a, b)
+    assert np.array_equal(found.transitions.valid[:, 0], [True, True, False] * 6 + [True, True])
+    assert np.all(np.isfinite(found.after.state.pipeline_state))
+
+
+class Touching(Countdown):
+    """Physics with a contact, whose distance is what it is told."""
+
+    def __init__(self, distance: float) -> None:
+        super().__init__(shortest=7)
+        self.distance = distance
+
+    def reset(self, rng: jax.Array) -> State:
+        return super().reset(rng).replace(pipeline_state={"contact": {"dist": jnp.full(2, self.distance)}})
+
+
+@pytest.mark.parametrize(("distance", "sound"), [(math.inf, True), (0.5, True), (math.nan, False)])
+def test_a_contact_may_be_infinitely_far_away(distance: float, sound: bool) -> None:
+    found = collect(vectorized(Touching(distance), 100), np.zeros((5, 2, 1)))
+    assert found.transitions.valid.all() if sound else not found.transitions.valid.any()
 
 
 def test_a_reward_that_is_not_finite_within_a_repetition_is_noticed() -> None:

@@ -226,12 +226,13 @@ def _finite_numbers(leaf: jax.Array) -> jax.Array:
 
 
 def _finite(state: State) -> jax.Array:
-    """Return bool []: observation, reward and done are finite, and no number of the physics is NaN.
+    """Return bool []: observation, reward, done and every number of the physics are finite.
 
-    Physics may use infinity as a value (no contact: infinite distance), so there only NaN is a fault.
+    Of contacts infinity is a value (no contact: infinite distance), so there only NaN is a fault.
     """
     finite = jnp.all(jnp.isfinite(state.obs)) & jnp.isfinite(state.reward) & jnp.isfinite(state.done)
-    for leaf in jax.tree.leaves(state.pipeline_state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.pipeline_state):
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            finite &= ~jnp.any(jnp.isnan(leaf))
+            of_contact = "contact" in jax.tree_util.keystr(path)
+            finite &= ~jnp.any(jnp.isnan(leaf)) if of_contact else jnp.all(jnp.isfinite(leaf))
     return finite

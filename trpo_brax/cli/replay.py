@@ -1,0 +1,59 @@
+"""trpo-brax replay."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from trpo_brax.cli.parsing import parse
+from trpo_brax.config import Platform
+from trpo_brax.training.console import Console
+
+
+@dataclass(frozen=True)
+class ReplayArguments:
+    """Replay an iteration that --check-finite dumped, part by part, and name the operation that made the number."""
+
+    dump: Annotated[str, Positional, tyro.conf.arg(metavar="DUMP")]
+    """Folder of the dump, in `dumps/` of a run folder."""
+    environment: str | None = None
+    """package.module:Class, for a run on an environment of your own."""
+    platform: Platform = "auto"
+    """auto: what JAX finds; cpu; gpu: fail where there is none."""
+
+
+def replay(words: list[str]) -> int:
+    """Run `trpo-brax replay` and return its exit status: 0 where the dump could be replayed, whatever it showed."""
+    arguments = parse(ReplayArguments, words, "replay")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from trpo_brax.config import RuntimeConfig
+    from trpo_brax.diagnosis.replay import replay as replay_iteration
+    from trpo_brax.environments import load_environment
+    from trpo_brax.training import Run
+    from trpo_brax.training.devices import configure, select
+    from trpo_brax.training.dumps import Dump
+    from trpo_brax.training.program import Program
+
+    console = Console(sys.stderr)
+    dump = Dump.load(Path(arguments.dump))
+    # One device: operations are named one by one, and shards would only be in the way.
+    runtime = RuntimeConfig(platform=arguments.platform, cpu_devices=1)
+    for note in configure(runtime, dump.config.rollout.num_envs):
+        console.note(note)
+    # Never imported from what a folder says.
+    environment = load_environment(arguments.environment) if arguments.environment else None
+    task = Run.load(dump.path).task(environment)
+    console.note(f"Iteration {dump.iteration} of seed {dump.seed}, where {dump.seen}.")
+    with console.stage("Restoring the state before it"):
+        program = Program(dump.config, task, select(runtime, dump.config.rollout.num_envs)[:1])
+        state = dump.state(program)
+    with console.stage("Replaying its parts"):
+        shown = replay_iteration(program.iteration, state)
+    print("\n".join(shown.report()))
+    return 0
