@@ -13,7 +13,7 @@ import pytest
 from tests.tiny_environments import Countdown, EndsItself, Fault, Faulty, History, PointMass, TinyEnvironment
 from trpo_brax.config import NetworkConfig, RolloutConfig
 from trpo_brax.environments import Task, own_task
-from trpo_brax.evaluation import Episodes, run_episodes
+from trpo_brax.evaluation import EpisodeRunner, Episodes, EvaluationStopped, policy_actor, run_episodes
 from trpo_brax.policy import ActionBounds, ObservationStatistics, Policy, PolicySpecification
 
 KEY = jax.random.PRNGKey(7)
@@ -190,3 +190,21 @@ class PaysItsAction(EndsItself):
 
     def step(self, state: Any, action: jax.Array) -> Any:
         return super().step(state, action).replace(reward=action[0])
+
+
+def test_an_evaluation_asks_on_its_way_whether_to_stop_and_is_the_same_if_not() -> None:
+    """In stretches of any length the episodes are those of one go, bit for bit; told to stop, it stops."""
+    task = task_of(PointMass())
+    policy = policy_for(task)
+    runner = EpisodeRunner(task, policy_actor(policy.specification, stochastic=True), episodes=6, episode_length=40)
+    acting = (policy.parameters, policy.statistics)
+    whole, asked = runner.run(acting, KEY), []
+    halting = runner.run(acting, KEY, stopped=lambda: bool(asked.append(None)))
+    assert len(asked) > 2
+    for name in ("returns", "lengths", "terminated", "nonfinite"):
+        assert getattr(whole, name).tobytes() == getattr(halting, name).tobytes()
+    limit = len(asked)
+    asked.clear()
+    with pytest.raises(EvaluationStopped):
+        runner.run(acting, KEY, stopped=lambda: bool(asked.append(None)) or len(asked) == limit - 1)
+    assert len(asked) == limit - 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,29 @@ def test_a_signal_stops_the_run_with_everything_saved(uninterrupted: tb.Run, tmp
     run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
     assert run.summary["status"] == "finished"
     assert_bit_identical(last_state(run), last_state(uninterrupted))
+    assert rows(run) == rows(uninterrupted)
+
+
+@pytest.mark.parametrize("stage", ["Compiling", "Evaluating"])
+def test_a_signal_while_it_compiles_or_evaluates_stops_there(stage: str, uninterrupted: tb.Run, tmp_path: Path) -> None:
+    """It is honoured once the compilation ends, and on the evaluation's way; a resume brings what is missing."""
+
+    class Interrupting(Console):
+        @contextlib.contextmanager
+        def stage(self, text: str) -> Iterator[None]:
+            with super().stage(text):
+                if text.startswith(stage):
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield
+
+    folder = tmp_path / "run"
+    config = tiny_config(total_steps=total(7), final_evaluation_episodes=4)
+    run = tb.train(config, environment=PointMass(), run_dir=folder, console=Interrupting())
+    assert (run.summary["status"], run.summary["signal"]) == ("stopped", signal.SIGINT)
+    assert run.summary["iterations"] == run.summary["saved_iteration"] == (0 if stage == "Compiling" else 7)
+    assert run.summary["evaluation"] is None
+    run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
+    assert run.summary["status"] == "finished" and run.summary["evaluation"]["episodes"] == 4
     assert rows(run) == rows(uninterrupted)
 
 

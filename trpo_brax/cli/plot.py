@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from trpo_brax.checked import Checked, Count
 from trpo_brax.cli.parsing import parse
-from trpo_brax.errors import ConfigError
+from trpo_brax.errors import ConfigError, UserError
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ def plot(words: list[str]) -> int:
     for one in runs:
         if not one.records:
             print(f"{one.name} has no iterations yet.")
-    plot_groups(group_runs(runs), Path(arguments.output), arguments.x, arguments.window, table)
+    try:
+        plot_groups(group_runs(runs), Path(arguments.output), arguments.x, arguments.window, table)
+    except OSError as error:
+        raise UserError(f"{error.filename or arguments.output} cannot be written: {error.strerror}.") from error
     print(arguments.output)
     return 0
