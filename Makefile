@@ -5,6 +5,7 @@ PYTHON ?= python3
 # What .venv was last made for, so that a GPU machine has to be told once.
 ACCELERATOR ?= $(firstword $(patsubst .venv/for-%,%,$(wildcard .venv/for-*)) cpu)
 UV_VERSION = 0.13.9
+PIP_AUDIT_VERSION = 2.10.1
 
 ifeq ($(filter cpu cuda12 cuda13,$(ACCELERATOR)),)
 $(error ACCELERATOR is '$(ACCELERATOR)', and can be cpu, cuda12 or cuda13)
@@ -15,7 +16,7 @@ pip_install := .venv/bin/python -m pip install --quiet
 pinned := --require-hashes --only-binary :all: --requirement
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test test-slow check format lock clean
+.PHONY: help train test test-slow check format lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +27,7 @@ help:
 	@echo 'make check       formatting, lint and types'
 	@echo 'make format      format the code and apply the safe fixes of the linter'
 	@echo 'make lock        requirements/*.txt from pyproject.toml; LOCK=--upgrade for the newest versions allowed'
+	@echo 'make audit       look the pinned packages up in the advisories that PyPI publishes'
 	@echo 'make clean       remove .venv, caches and build results; runs/ stays'
 	@echo 'PYTHON=python3.12 chooses the Python that .venv is made with.'
 
@@ -80,6 +82,13 @@ lock:
 	compile -c requirements/dev.txt -o requirements/base.txt && \
 	compile -c requirements/dev.txt --extra cuda12 -o requirements/cuda12.txt && \
 	compile -c requirements/dev.txt --extra cuda13 -o requirements/cuda13.txt
+
+# --strict: without it a package that could not be looked up counts as sound.
+audit:
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(PYTHON) -m venv "$$tools" && "$$tools/bin/pip" install --quiet pip-audit==$(PIP_AUDIT_VERSION) && \
+	"$$tools/bin/pip-audit" --strict --progress-spinner off --require-hashes --disable-pip \
+	  --requirement requirements/base.txt --requirement requirements/dev.txt
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -139,6 +139,8 @@ class _Conclusion:
     def _try(self, what: str, write: Callable[[], None]) -> None:
         """Write a file; where the disk does not take it, the run has failed, but goes on to its end."""
         try:
+            if not self._folder.config_file.is_file():
+                raise FileNotFoundError(2, "the run folder is gone")
             write()
         except OSError as error:
             self._console.warn(f"{what} could not be written: {reason(error)}.")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,4 +193,5 @@ def _is_quantity(value: Any) -> bool:
     """Return whether this is a number, none, or one level of those by name."""
     if isinstance(value, dict):
         return all(not isinstance(item, dict) and _is_quantity(item) for item in value.values())
-    return value is None or (isinstance(value, (int, float)) and math.isfinite(value))
+    # A whole number may be beyond all floats, and those who draw it need a float.
+    return value is None or (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max)

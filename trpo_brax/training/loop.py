@@ -20,6 +20,7 @@ from trpo_brax.training.console import Console
 from trpo_brax.training.files import read_json
 from trpo_brax.training.folder import RunFolder, default_run_dir
 from trpo_brax.training.run import Run
+from trpo_brax.training.saving import quiet_storage
 from trpo_brax.training.session import Session
 from trpo_brax.training.stopping import StopRequest
 
@@ -70,7 +71,7 @@ def train(
         done = Run.load(folder.path).summary["iterations"]
         console.note(f"Nothing to do: {folder.path} is at iteration {done}, {config.total_iterations} were asked for.")
         return Run.load(folder.path)
-    with StopRequest() as stop, contextlib.ExitStack() as stack:
+    with StopRequest() as stop, quiet_storage(), contextlib.ExitStack() as stack:
         with console.stage("Building the task"):
             task = make_task(config, environment)
             devices = device_choice.select(config.runtime, config.rollout.num_envs)

@@ -22,16 +22,20 @@ _STRETCHES_WITH_DIFF = 20
 """Of a run that is resumed again and again, earlier ones keep their commit only."""
 
 
-def provenance(devices: Sequence[jax.Device], before: dict[str, Any] | None = None) -> dict[str, Any]:
+def provenance(
+    devices: Sequence[jax.Device], iteration: int = 0, before: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what `provenance.json` holds.
 
     Args:
         devices: trained on.
+        iteration: after which this stretch begins.
         before: what it held so far, in a run that is resumed.
     """
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
+        "after_iteration": iteration,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from trpo_brax.training.state import TrainState
 
 FAULTS = (OSError, ValueError, RuntimeError)
 """What a disk that is full, slow or gone makes Orbax and its storage library raise."""
+_MOST_SECONDS = 600
+"""A save may take."""
 _UNFINISHED = (".unsealed", ".removed")
 
 
@@ -66,13 +69,12 @@ class CheckpointSaver:
         }
         try:
             if processes.primary():
-                if not self._folder.config_file.is_file():
-                    raise FileNotFoundError(f"the run folder {self._folder.path} is gone")
+                self._refuse_if_gone()
                 directory.mkdir(exist_ok=True)
             if self._writer is None:
                 if processes.primary():
                     remove_unfinished(directory)
-                self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+                self._writer = _writer()
             unsealed = directory / f"{iteration}.unsealed"
             self._writer.save(
                 unsealed,
@@ -113,6 +115,7 @@ class CheckpointSaver:
         writer.wait_until_finished()
         iteration = facts["iteration"]
         if processes.primary():
+            self._refuse_if_gone()
             write_manifest(unsealed, facts)
             target = unsealed.with_name(str(iteration))
             if target.exists():
@@ -121,6 +124,10 @@ class CheckpointSaver:
         self.saved = iteration
         if processes.primary():
             self._prune()
+
+    def _refuse_if_gone(self) -> None:
+        if not self._folder.config_file.is_file():
+            raise FileNotFoundError(f"the run folder {self._folder.path} is gone")
 
     def _prune(self) -> None:
         """Remove all but the latest and each seed's best; of equal ones the latest."""
@@ -148,7 +155,19 @@ class CheckpointSaver:
                 writer.close()
         if processes.primary():
             remove_unfinished(self._folder.checkpoints)
+            if not self._folder.config_file.is_file():
+                # What a save that was under way made again of a folder that somebody removed.
+                with contextlib.suppress(OSError):
+                    self._folder.checkpoints.rmdir()
+                    self._folder.path.rmdir()
         return reason(error)
+
+
+def _writer() -> ocp.AsyncCheckpointer:
+    # Where a folder cannot be made in the background, Orbax's other threads wait for it until their time is up.
+    options = ocp.AsyncOptions(timeout_secs=_MOST_SECONDS, create_directories_asynchronously=False)
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(async_options=options))
+    return ocp.AsyncCheckpointer(handler, async_options=options)
 
 
 def save_arrays(folder: Path, tree: Any) -> None:
@@ -160,6 +179,27 @@ def save_arrays(folder: Path, tree: Any) -> None:
     """
     with ocp.StandardCheckpointer() as writer:
         writer.save(folder.absolute(), named_leaves(tree))
+
+
+@contextlib.contextmanager
+def quiet_storage() -> Iterator[None]:
+    """Keep what follows a failed save off the terminal: the fault itself reaches us as an exception.
+
+    Orbax does not wait for its other writes once one has failed, so that TensorStore's threads come back to an event
+    loop that is closed, and print a traceback each.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def remove_unfinished(directory: Path) -> None:

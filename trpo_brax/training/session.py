@@ -156,7 +156,7 @@ class Session:
             write_task(self._folder, self._task)
             write_json(self._folder.config_file, to_dict(self._config))
             earlier = self._folder.read_provenance()
-            write_json(self._folder.provenance_file, provenance(self._devices, earlier))
+            write_json(self._folder.provenance_file, provenance(self._devices, self._done, earlier))
             self._folder.cut_metrics(self._done)
             self._recorder = Recorder(self._folder, self._records, several=self._config.num_seeds > 1)
         except OSError as error:
@@ -270,7 +270,7 @@ class Session:
         if jax.process_count() == 1 and not self._saver.busy():
             self._warn(self._saver.settle())
         if chunk.copy is not None and self._failure is None:
-            self._save(program, chunk.copy)
+            self._warn(self._save(program, chunk.copy))
         return rows
 
     def _flush(self) -> None:
@@ -286,11 +286,11 @@ class Session:
         else:
             self._unwritten = None
 
-    def _save(self, program: Program, state: TrainState) -> None:
-        """Begin to save the state of the iteration done; one that is not finite is never saved."""
+    def _save(self, program: Program, state: TrainState) -> str | None:
+        """Begin to save the state of the iteration done, and return why not; one that is not finite is never saved."""
         if not program.sound(state):
             self._failure = f"iteration {self._done} left parameters that are not finite"
-            return
+            return None
         every = self._config.record.checkpoint_every
         returns = {}
         # Only checkpoints on the beat compete for best: when a run was stopped must not decide which policy that is.
@@ -298,7 +298,7 @@ class Session:
             recent = [row for row in self._records if row["iteration"] > self._done - every]
             means = {seed: mean_return(of_seed(recent, seed)) for seed in self._config.seeds}
             returns = {seed: mean for seed, mean in means.items() if mean is not None}
-        self._warn(self._saver.save(self._done, state, returns))
+        return self._saver.save(self._done, state, returns)
 
     def _save_last(self, program: Program, state: TrainState) -> None:
         """See to it that the last state is on disk; where even another attempt fails, the run has."""
@@ -306,15 +306,14 @@ class Session:
         self._warn(fault)
         unsaved = self._done > self._restored and self._saver.saved != self._done
         if self._failure is None and unsaved:
-            self._save(program, state)
-            fault = self._saver.settle()
+            fault = self._save(program, state) or self._saver.settle()
             if self._saver.saved != self._done and self._failure is None:
-                self._failure = f"the state of iteration {self._done} could not be saved: {fault or 'see above'}"
+                self._failure = f"the state of iteration {self._done} could not be saved: {fault}"
         self._flush()
         if self._unwritten is not None and self._failure is None:
             self._failure = f"the last metrics could not be written: {self._unwritten}"
         if self._failure is not None:
-            newest = self._saver.saved or self._restored
+            newest = (self._saver.saved or self._restored) if self._folder.checkpoints.is_dir() else 0
             kept = f"the newest checkpoint is that of iteration {newest}" if newest else "there is no checkpoint"
             self._failure = f"{self._failure}; {kept}"
 

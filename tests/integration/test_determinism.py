@@ -1,0 +1,126 @@
+"""Determinism by level, as far as a CPU can tell: D0 to D2 to the last bit, D3 to rounding.
+
+D0: one executable, run twice; from the beginning in tests/training/test_program.py, from under way here.
+D1: a new process, which compiles or loads the executable for itself.
+D2: resuming is never having stopped; in one process in tests/training/test_loop.py, over new processes here.
+D3: another number of devices; whole states after six iterations in tests/training/test_program.py and, resumed, in
+test_loop.py and test_processes.py; here the first iteration, quantity by quantity.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import pytest
+
+import trpo_brax as tb
+from tests.tiny_runs import TINY, tiny_program, train_tiny
+from tests.training.conftest import assert_bit_identical
+from tests.training.test_loop import last_state
+from trpo_brax.cli import main
+from trpo_brax.config import override
+from trpo_brax.diagnosis.difference import compare
+
+OPTIONS = shlex.split(
+    "--environment tests.tiny_environments:PointMass --num-envs 8 --unroll-length 10 --episode-length 7 "
+    "--policy-hidden-sizes 8 --critic-hidden-sizes 8 --critic-epochs 2 --critic-minibatches 3 "
+    "--checkpoint-every 2 --final-evaluation-episodes 0 --platform cpu --cpu-devices 2"
+)
+
+
+def start(folder: Path, words: str) -> subprocess.Popen[str]:
+    """Start a trainer in a process of its own."""
+    command = [sys.executable, "-m", "trpo_brax", "train", *OPTIONS, "--run-dir", str(folder), *words.split()]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+    )
+
+
+def finish(trainer: subprocess.Popen[str]) -> None:
+    """Wait for a trainer's success."""
+    try:
+        output, _ = trainer.communicate(timeout=300)
+    finally:
+        trainer.kill()
+    assert trainer.returncode == 0, output
+
+
+class Processes(NamedTuple):
+    """Runs of four iterations by processes of their own."""
+
+    whole: Path
+    """By one process, which compiled for itself."""
+    half: Path
+    """The first two iterations, by a process that may have found its executables in the cache."""
+    resumed: Path
+    """`half`, taken to the end by a third process."""
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Processes:
+    """Train: the uninterrupted run beside the two halves of the other, for there are two cores."""
+    folder = tmp_path_factory.mktemp("processes")
+    runs = Processes(folder / "whole", folder / "half", folder / "resumed")
+    whole = start(runs.whole, "--total-steps 320 --compilation-cache none")
+    try:
+        finish(start(runs.resumed, "--total-steps 160"))
+        shutil.copytree(runs.resumed, runs.half)
+        finish(start(runs.resumed, "--total-steps 320 --resume"))
+        finish(whole)
+    finally:
+        whole.kill()
+    return runs
+
+
+def test_d0_an_executable_gives_the_same_bits_twice_from_one_state() -> None:
+    """From a state under way, whose statistics, optimiser and environments have left where they begin."""
+    program = tiny_program()
+    state, _ = program.run(program.initial_state(), 2)
+    outcomes = [jax.device_get(program.run(program.copy(state), 3)) for _ in range(2)]
+    assert_bit_identical(*outcomes)
+
+
+def test_d1_a_new_process_gives_the_same_bits(processes: Processes, tmp_path: Path) -> None:
+    difference = compare(tb.Run.load(processes.whole), tb.Run.load(processes.half))
+    assert difference.first is None and difference.compared == 2
+    until_two = tmp_path / "run"
+    shutil.copytree(processes.whole, until_two)
+    shutil.rmtree(until_two / "checkpoints" / "4")
+    assert_bit_identical(last_state(tb.Run.load(until_two)), last_state(tb.Run.load(processes.half)))
+
+
+def test_d2_resuming_in_a_new_process_is_never_having_stopped(
+    processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", str(processes.whole), str(processes.resumed)]) == 0, capsys.readouterr().out
+    assert_bit_identical(*(last_state(tb.Run.load(path)) for path in (processes.whole, processes.resumed)))
+
+
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory: pytest.TempPathFactory) -> tb.Run:
+    return train_tiny(tmp_path_factory.mktemp("one") / "run", config=override(TINY, cpu_devices=1))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_d3_device_counts_agree_to_rounding(on_one: tb.Run, count: int, tmp_path: Path) -> None:
+    """In every quantity of the first iteration, by `ROUNDING`; later ones go on from parameters that differ in bits."""
+    other = train_tiny(tmp_path / "run", config=override(TINY, cpu_devices=count))
+    difference = compare(on_one, other)
+    assert difference.compared == 4 and not difference.alone
+    assert difference.beyond_rounding is None or difference.beyond_rounding.iteration > 1, difference.report()
+    causes = {one.name for one in (*difference.configuration, *difference.provenance)}
+    # Whoever edits the checkout between two runs does not fail the test.
+    assert causes - {"git/commit", "git/diff"} == {"cpu_devices", "devices"}

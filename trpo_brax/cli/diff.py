@@ -1,0 +1,39 @@
+"""trpo-brax diff."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from trpo_brax.cli.parsing import parse
+from trpo_brax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DiffArguments:
+    """Tell where two runs first differ and what could explain it; exit status 0: nowhere, 1: somewhere."""
+
+    runs: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN_A RUN_B")] = ()
+    """Two run folders."""
+    json: bool = False
+    """Print one JSON object and nothing else on standard output."""
+
+
+def diff(words: list[str]) -> int:
+    """Run `trpo-brax diff` and return its exit status."""
+    arguments = parse(DiffArguments, words, "diff")
+    if len(arguments.runs) != 2:
+        raise ConfigError(f"diff needs two RUNs, not {len(arguments.runs)}; see trpo-brax diff --help.")
+    from trpo_brax.diagnosis.difference import compare
+    from trpo_brax.training.folder import RunFolder
+
+    difference = compare(*(RunFolder(path) for path in arguments.runs))
+    if arguments.json:
+        print(json.dumps(difference.to_dict(), allow_nan=False))
+    else:
+        print("\n".join(difference.report()))
+    return int(difference.differ)

@@ -1,0 +1,1 @@
+"""What went wrong, and when: runs compared, failures replayed, numbers explained."""
