@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import itertools
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
-from trpo_brax.config import MAY_CHANGE, Config, walk
-from trpo_brax.errors import RunFolderError
-from trpo_brax.training.files import read_json
+from trpo_brax.diagnosis import origins
+from trpo_brax.diagnosis.values import LEFT_OF_ONE, ROUNDING, ValueDifference, differences, flat
 from trpo_brax.training.folder import RunFolder
-
-ROUNDING = 1e-3
-"""Relative difference up to which rounding is enough to explain that two values are not the same.
-
-Measured: the first iteration on 1, 2 and 4 CPU devices, which add up in different orders, differed by up to 1.2e-4 on
-hopper and 1.0e-4 on inverted_pendulum (64 environments x 64 steps), apart from `LEFT_OF_ONE`; another seed by 3e-2.
-"""
-
-LEFT_OF_ONE = ("cg_relative_residual", "explained_variance")
-"""What is left of 1 when most of it has cancelled is as uncertain as the 1 was: there `ROUNDING` is absolute."""
 
 ORDER = (
     *("env_steps", "episodes", "episode_return_mean", "episode_return_std", "episode_return_min"),
@@ -44,19 +29,9 @@ What differs makes all that is computed from it differ too: the first in this or
 _KEY = {"iteration", "seed"}
 _CLOCK = {"wall_time_s", "steps_per_second"}
 _FINGERPRINT = "parameter_fingerprint"
-# A checksum has no size, and rounding may decide in which iteration a residual meets its tolerance: what such a
-# difference amounts to shows in the other quantities.
-_WITHOUT_SIZE = {_FINGERPRINT, "cg_iterations"}
-_OF_EACH_START = {"created", "command", "earlier"}
-_MOST_CHARACTERS = 100
 
 Rows = Mapping[tuple[int, int], Mapping[str, Any]]
 """(iteration, seed) -> quantity -> value; nested quantities as group/name."""
-_ABSENT = object()
-
-
-class Stretches(list[Any]):
-    """What the stretches of a resumed run hold one after another, where that is not the same."""
 
 
 class HasFolder(Protocol):
@@ -65,33 +40,6 @@ class HasFolder(Protocol):
     @property
     def path(self) -> Path:
         """The run folder."""
-
-
-@dataclass(frozen=True)
-class ValueDifference:
-    """A name under which runs A and B hold different values."""
-
-    name: str
-    a: Any
-    b: Any
-    only_in: Literal["a", "b"] | None
-    """Which of them holds the name, if only one does; the other's value is None then."""
-    relative: float | None
-    """|a - b| / max(|a|, |b|); None where they are not both numbers."""
-
-    @property
-    def rounding(self) -> bool:
-        """Whether rounding is enough to explain it; two whole numbers that differ are never that close."""
-        if self.name in _WITHOUT_SIZE:
-            return self.only_in is None
-        if self.relative is None or (isinstance(self.a, int) and isinstance(self.b, int)):
-            return False
-        return self.relative <= ROUNDING or (self.name in LEFT_OF_ONE and abs(self.a - self.b) <= ROUNDING)
-
-    def __str__(self) -> str:
-        a = "not recorded" if self.only_in == "b" else _shown(self.a)
-        b = "not recorded" if self.only_in == "a" else _shown(self.b)
-        return f"{self.name}: {a} in A, {b} in B"
 
 
 @dataclass(frozen=True)
@@ -210,7 +158,7 @@ def compare(run_a: HasFolder, run_b: HasFolder) -> Difference:
         RunFolderError: one of them is no run folder, or its configuration or metrics cannot be read.
     """
     folders = RunFolder(run_a.path), RunFolder(run_b.path)
-    settings = [_settings(folder) for folder in folders]
+    settings = [origins.settings(folder) for folder in folders]
     rows_a, rows_b = (_rows(folder, one.get("seed")) for folder, one in zip(folders, settings, strict=True))
     side_a, side_b = _side(folders[0], rows_a), _side(folders[1], rows_b)
     pairs = _seed_pairs(side_a.seeds, side_b.seeds)
@@ -224,8 +172,8 @@ def compare(run_a: HasFolder, run_b: HasFolder) -> Difference:
         if len(found) == 3:
             break
     common = sum((iteration, pairs.get(seed)) in rows_b for iteration, seed in rows_a)
-    configuration, shaping = _configuration(*settings)
-    provenance, notes = _provenance(*folders)
+    configuration, shaping = origins.configuration(*settings)
+    provenance, notes = origins.provenance(*folders)
     return Difference(
         a=side_a,
         b=side_b,
@@ -245,7 +193,7 @@ def _rows(folder: RunFolder, seed: Any) -> Rows:
     """Return a run's metrics; those of a record without a seed are of the configuration's."""
     rows = {}
     for record in folder.read_metrics():
-        quantities = {name: value for name, value in _flat(record) if name not in _KEY | _CLOCK}
+        quantities = {name: value for name, value in flat(record) if name not in _KEY | _CLOCK}
         rows[record["iteration"], record.get("seed", seed if isinstance(seed, int) else 0)] = quantities
     return rows
 
@@ -277,7 +225,7 @@ def _different_rows(a: Rows, b: Rows, pairs: Mapping[int, int]) -> Iterator[RowD
     names = sorted(_quantities(a) & _quantities(b), key=_place)
     for iteration, seed in sorted(a):
         row_a, row_b = a[iteration, seed], b.get((iteration, pairs.get(seed, -1)))
-        if row_b is not None and (values := tuple(_differences(row_a, row_b, names))):
+        if row_b is not None and (values := tuple(differences(row_a, row_b, names))):
             rounding = all(value.rounding for value in values)
             yield RowDifference(iteration, (seed, pairs[seed]), values, len(names), rounding)
 
@@ -298,113 +246,3 @@ def _alone(a: Rows, b: Rows, pairs: Mapping[int, int]) -> Iterator[str]:
             yield f"Only {name} has rows of {len(missing)} iterations in between, the first of {min(missing)}."
         if names := sorted(_quantities(ours) - _quantities(theirs), key=_place):
             yield f"Only {name} records {', '.join(names)}."
-
-
-def _settings(folder: RunFolder) -> dict[str, Any]:
-    """Return the configuration's fields by name, whatever version of this package wrote it."""
-    if not folder.config_file.is_file():
-        folder.read_config()  # It says what is missing.
-    data = read_json(folder.config_file)
-    if not isinstance(data, dict):
-        raise RunFolderError(f"{folder.config_file} is not a JSON object.")
-    return {name.rpartition("/")[2]: value for name, value in _flat(data)}
-
-
-def _configuration(a: dict[str, Any], b: dict[str, Any]) -> tuple[tuple[ValueDifference, ...], tuple[str, ...]]:
-    """Return the fields that differ, and the names of those that shape learning."""
-    found = tuple(_differences(a, b, _names(a, b)))
-    may_change = {name for name, _, hint in walk(Config()) if MAY_CHANGE in get_args(hint)}
-    return found, tuple(one.name for one in found if one.name not in may_change)
-
-
-def _provenance(a: RunFolder, b: RunFolder) -> tuple[tuple[ValueDifference, ...], tuple[str, ...]]:
-    """Return what differs in any stretch of two runs, or sentences on what cannot be read."""
-    histories, notes = [], []
-    for folder in (a, b):
-        try:
-            if (provenance := folder.read_provenance()) is None:
-                raise RunFolderError(f"there is no {folder.provenance_file}.")
-            histories.append(_history(provenance))
-        except RunFolderError as error:
-            notes.append(f"Code, versions, devices and flags are not compared: {error}")
-    if notes:
-        return (), tuple(notes)
-    return tuple(_differences(histories[0], histories[1], _names(*histories))), ()
-
-
-def _history(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return what each entry was in all stretches of a run: its value, or `Stretches` of them."""
-    earlier = provenance.get("earlier")
-    stretches = [
-        dict(_flat({name: value for name, value in stretch.items() if name not in _OF_EACH_START}))
-        for stretch in (*(earlier if isinstance(earlier, list) else ()), provenance)
-        if isinstance(stretch, dict)
-    ]
-    history = {}
-    for name in _names(*stretches):
-        # What is null is not known, which is no difference from the stretches where it is.
-        known = [value for stretch in stretches if (value := stretch.get(name)) is not None]
-        values = [value for value, _ in itertools.groupby(known)] or [None]
-        history[name] = values[0] if len(values) == 1 else Stretches(values)
-    return history
-
-
-def _names(*mappings: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(itertools.chain(*mappings)))
-
-
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> Iterator[ValueDifference]:
-    """Yield those of `names` under which two mappings do not hold the same."""
-    for name in names:
-        left, right = a.get(name, _ABSENT), b.get(name, _ABSENT)
-        if _same(left, right):
-            continue
-        only_in: Literal["a", "b"] | None = "b" if left is _ABSENT else "a" if right is _ABSENT else None
-        shown_left, shown_right = (None if value is _ABSENT else _short(value) for value in (left, right))
-        yield ValueDifference(name, shown_left, shown_right, only_in, _relative(left, right))
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, float) and isinstance(b, float):
-        return a.hex() == b.hex()  # The sign of a zero counts.
-    return bool(a == b)
-
-
-def _relative(a: Any, b: Any) -> float | None:
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (a, b)):
-        return None
-    try:
-        scale = float(max(abs(a), abs(b)))
-        # Divided first: the difference of two large numbers may be infinite.
-        relative = abs(a / scale - b / scale) if scale else 0.0
-    except OverflowError:
-        return None
-    return relative if math.isfinite(relative) else None
-
-
-def _short(value: Any) -> Any:
-    """Return a value as JSON can hold it; a long text, such as uncommitted changes, by first line and checksum."""
-    if isinstance(value, list):
-        return type(value)(_short(item) for item in value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if not isinstance(value, str) or len(value) <= _MOST_CHARACTERS:
-        return value
-    lines, checksum = value.splitlines() or [""], hashlib.sha256(value.encode(errors="replace")).hexdigest()
-    return f"{lines[0][:_MOST_CHARACTERS]}... ({len(lines):,} lines, SHA-256 {checksum[:16]})"
-
-
-def _shown(value: Any) -> str:
-    return ", then ".join(map(json.dumps, value)) if isinstance(value, Stretches) else json.dumps(value)
-
-
-def _flat(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of a tree's leaves, names as group/name."""
-    # Without recursion: somebody's file may nest deeper than Python does.
-    left = list(data.items())[::-1]
-    while left:
-        name, value = left.pop()
-        if isinstance(value, dict):
-            left += [(f"{name}/{inner}", item) for inner, item in value.items()][::-1]
-        else:
-            yield name, value

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -186,8 +187,9 @@ def quiet_storage() -> Iterator[None]:
     """Keep what follows a failed save off the terminal: the fault itself reaches us as an exception.
 
     Orbax does not wait for its other writes once one has failed, so that TensorStore's threads come back to an event
-    loop that is closed, and print a traceback each.
+    loop that is closed, and print a traceback each; writes that were not begun are told as coroutines never awaited.
     """
+    warnings.filterwarnings("ignore", r"coroutine '.*' was never awaited", RuntimeWarning)
     before = sys.unraisablehook
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:
