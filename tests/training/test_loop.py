@@ -276,3 +276,35 @@ def test_a_share_below_the_limit_goes_on_and_is_counted(tmp_path: Path) -> None:
     assert run.summary["status"] == "finished"
     assert any(0 < share <= 0.5 for share in shares)
     assert all((share > 0) == (count > 0) for share, count in zip(shares, counts, strict=True))
+
+
+EVERY_FAULT = [
+    Fault(part, value, step, one_in=prime)
+    for (part, value, step), prime in zip(
+        [
+            (part, value, step)
+            for part in ("observation", "reward", "physics")
+            for value in (float("nan"), float("inf"))
+            for step in (0, 2)
+        ],
+        (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47),
+        strict=True,
+    )
+]
+"""NaN and infinity in observation, reward and state, at reset and in a step, each in one of so many episodes."""
+
+
+def test_whatever_turns_non_finite_in_whatever_way_poisons_nothing(tmp_path: Path) -> None:
+    environment = Faulty(*EVERY_FAULT)
+    config = tiny_config(total_steps=8 * 10 * 12, episode_length=4)
+    run = tb.train(config, environment=environment, run_dir=tmp_path / "run")
+    assert sum(row["nonfinite_envs"] for row in run.metrics()) >= 12
+    assert sum(row["step_outcome"] == "accepted" for row in run.metrics()) >= 9
+    program = Program(run.config, make_task(run.config, environment), jax.devices()[:1])
+    checkpoints = Checkpoints(run.path / "checkpoints", run.config)
+    state = checkpoints.restore(12, program.abstract_state, program.shardings)
+    for name, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if np.issubdtype(leaf.dtype, np.floating):
+            assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(name)
+    always = ("kl_mean", "kl_max", "entropy", "critic_loss", "explained_variance", "advantage_max_abs", "damping")
+    assert all(row[name] is not None for row in run.metrics() for name in always)
