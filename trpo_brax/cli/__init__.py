@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from trpo_brax.checked import suggest
 from trpo_brax.cli.bench import bench
+from trpo_brax.cli.diff import diff
 from trpo_brax.cli.environments import check, tasks
 from trpo_brax.cli.evaluate import evaluate
 from trpo_brax.cli.plot import plot
+from trpo_brax.cli.replay import replay
 from trpo_brax.cli.train import train
 from trpo_brax.errors import ConfigError, UserError
 
@@ -18,6 +21,8 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "train": (train, "[TASK] [options]", "train a policy and leave a run folder"),
     "evaluate": (evaluate, "RUN [options]", "run episodes of a trained policy"),
     "plot": (plot, "RUN... [options]", "draw learning curves over seeds"),
+    "diff": (diff, "RUN_A RUN_B [--json]", "tell where two runs first differ, and what could explain it"),
+    "replay": (replay, "DUMP", "name the operation that made a non-finite number"),
     "bench": (bench, "[TASK] [options]", "measure speed and memory"),
     "tasks": (tasks, "", "list the tasks"),
     "check": (check, "ENVIRONMENT", "tell what a trainer needs of an environment"),
@@ -31,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with the run saved. What went wrong is one sentence on standard error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if os.getpid() == 1:
+        # In a container: the kernel drops a SIGTERM that its first process has no handler for. Training sets its own.
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     # An environment of the user's own stands in the current folder; at the end of the path it hides no other module.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -262,6 +262,7 @@ def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], what: 
     Raises:
         CheckpointError: they are not, or the folder cannot be read.
     """
+    folder = folder.absolute()
     try:
         # Orbax would find this out in threads of its own, and say so in tracebacks.
         for file in [folder / "_METADATA", *(folder / "array_metadatas").iterdir()]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trpo_brax.errors import RunFolderError
 
 MOST_JSON_BYTES = 1 << 20
+_MOST_DIGITS = 20
 
 
 def read_json(file: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
@@ -27,11 +31,11 @@ def parse_json(text: str, what: str) -> Any:
     """Return what strict JSON says.
 
     Raises:
-        RunFolderError: it is none, holds NaN or infinity, or is too deep; the sentence names `what`.
+        RunFolderError: it is none, holds NaN, infinity or a whole number that 64 bits cannot hold, or is too deep; the
+            sentence names `what`.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    # A number of thousands of digits is a ValueError too.
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{what} is not valid JSON.") from error
 
@@ -42,6 +46,18 @@ def read_text(file: Path, most_bytes: int) -> str:
     Raises:
         RunFolderError: it is missing, a link or no plain file, larger than `most_bytes`, or not UTF-8.
     """
+    with open_plain(file, most_bytes) as opened:
+        return opened.read(most_bytes).decode("utf-8")
+
+
+@contextlib.contextmanager
+def open_plain(file: Path, most_bytes: int) -> Iterator[IO[bytes]]:
+    """Open a file to read its bytes.
+
+    Raises:
+        RunFolderError: it is missing, a link or no plain file, larger than `most_bytes`, or cannot be read; or what the
+            block reads of it is not UTF-8.
+    """
     try:
         # Without following a link, and without waiting for whoever writes to a pipe.
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -51,7 +67,7 @@ def read_text(file: Path, most_bytes: int) -> str:
                 raise RunFolderError(f"{file} is no plain file: it is not read.")
             if status.st_size > most_bytes:
                 raise RunFolderError(f"{file} is larger than {most_bytes} bytes: it is not read.")
-            return opened.read(most_bytes).decode("utf-8")
+            yield opened
     except OSError as error:
         link = ": it is a link" if file.is_symlink() else f": {error.strerror}"
         raise RunFolderError(f"{file} cannot be read{link}.") from error
@@ -80,5 +96,25 @@ def write_text(file: Path, text: str) -> None:
         raise
 
 
+def one_line(text: object, most: int = 120) -> str:
+    """Return what may be anybody's text without control characters, and without screens full of it."""
+    line = str(text)[:most]
+    return line if line.isprintable() else line.encode("unicode_escape").decode()[:most]
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError("a number that is more than a float can hold")
+    return number
+
+
+def _whole(digits: str) -> int:
+    # Python reads hundreds of digits, and then whoever makes a float or an array of them fails.
+    if len(digits) > _MOST_DIGITS or abs(number := int(digits)) >= 2**63:
+        raise ValueError("a whole number that 64 bits cannot hold")
+    return number

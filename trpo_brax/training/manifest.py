@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from trpo_brax.errors import CheckpointError, RunFolderError
-from trpo_brax.training.files import read_json
+from trpo_brax.training.files import one_line, read_json
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+_MOST_BYTES = 8 << 20
+"""Of a manifest: of as many files as there may be."""
 _MOST_FILES = 10_000
 _MOST_DEPTH = 8
 
@@ -46,7 +48,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not os.path.lexists(folder / MANIFEST):
         raise CheckpointError(f"it is incomplete, without {MANIFEST}")
     try:
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_json(folder / MANIFEST, _MOST_BYTES)
     except RunFolderError as error:
         raise CheckpointError(str(error).rstrip(".")) from error
     sound = isinstance(manifest, dict) and manifest.get("format") == _FORMAT and isinstance(manifest.get("files"), dict)
@@ -72,17 +74,20 @@ def verify(folder: Path, most_bytes: int) -> dict[str, Any]:
     total = sum(path.stat().st_size for path in there.values())
     if total > most_bytes:
         raise CheckpointError(f"it holds {total:,} bytes, and at most {most_bytes:,} are expected")
-    for name in sorted((wanted.keys() | there.keys()) - {MANIFEST}):
+    names = sorted((wanted.keys() | there.keys()) - {MANIFEST})
+    for name in names:
         told = wanted.get(name)
         if name not in there:
-            raise CheckpointError(f"{_short(name)} is missing")
+            raise CheckpointError(f"{one_line(name)} is missing")
         if not isinstance(told, dict):
-            raise CheckpointError(f"{_short(name)} is not in its manifest")
+            raise CheckpointError(f"{one_line(name)} is not in its manifest")
         size = there[name].stat().st_size
         if size != told.get("size"):
-            raise CheckpointError(f"{_short(name)} has {size} bytes, not {_short(told.get('size'))}")
-        if _digest(there[name]) != told.get("sha256"):
-            raise CheckpointError(f"{_short(name)} is not what was written")
+            raise CheckpointError(f"{one_line(name)} has {size} bytes, not {one_line(told.get('size'))}")
+    # Afterwards: what has another size, or should not be there, is never read.
+    for name in names:
+        if _digest(there[name]) != wanted[name].get("sha256"):
+            raise CheckpointError(f"{one_line(name)} is not what was written")
     return manifest
 
 
@@ -108,14 +113,9 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
                     yield name, Path(entry.path)
                 else:
                     what = "a link" if stat.S_ISLNK(mode) else "no plain file"
-                    raise CheckpointError(f"{_short(name)} is {what}")
+                    raise CheckpointError(f"{one_line(name)} is {what}")
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _short(value: Any) -> str:
-    # A name comes from a file that may be anyone's: no control characters, no screens full of it.
-    return f"{value}".encode("unicode_escape").decode()[:120]

@@ -221,7 +221,8 @@ class Session:
         except (OSError, RuntimeError, ValueError) as error:
             self._console.warn(f"Iteration {iteration}: {seen}; the dump could not be written: {reason(error)}.")
         else:
-            self._console.warn(f"Iteration {iteration}: {seen}. To find out where: trpo-brax replay {path}")
+            own = "" if self._config.environment is None else f" --environment {self._config.environment}"
+            self._console.warn(f"Iteration {iteration}: {seen}. To find out where: trpo-brax replay {path}{own}")
 
     def _chunk_length(self, dispatched: int) -> int:
         """Return how many iterations to dispatch next; how chunks fall changes no result."""
