@@ -18,6 +18,7 @@ from tests.tiny_environments import ZERO, Fault, Faulty, PointMass, TinyEnvironm
 from tests.training.conftest import tiny_config
 from trpo_brax.config import override
 from trpo_brax.diagnosis import replay as replay_module
+from trpo_brax.diagnosis import rollout_fault
 from trpo_brax.diagnosis.blame import Culprit, find_guarded
 from trpo_brax.diagnosis.replay import Replay, replay
 from trpo_brax.environments import VectorizedEnvironment, brax_task, own_task
@@ -123,7 +124,7 @@ class TestParts:
         iteration, state = sound
         result = replay(iteration, with_policy(state, log_std=jnp.nan))
         culprit = culprit_of(result, "rollout")
-        assert culprit.operation == "input" and culprit.operands == ("policy['params']['log_std'][0]",)
+        assert culprit.operation == "input" and culprit.operands == ("state.policy['params']['log_std'][0]",)
         assert culprit.path == ("policy",) and (result.environment, result.time) == (0, 0)
         culprit = culprit_of(replay(iteration, with_policy(state, log_std=100.0)), "rollout")
         assert culprit.operation == "exp" and "(DiagonalGaussian.shifted)" in culprit.source
@@ -352,11 +353,11 @@ class TestDisagreement:
         iteration, state = sound
         state = planned(state, kind=KINDS.index("log"), step=[9, 4, 9, 9, 9, 9, 9, 4])
         with monkeypatch.context() as patch:
-            patch.setattr(replay_module, "find_guarded", lambda *arguments, **keywords: None)
+            patch.setattr(rollout_fault, "find_guarded", lambda *arguments, **keywords: None)
             result = replay(iteration, state)
         assert not result.finite and (result.environment, result.time) == (1, 3) and result.culprit is None
         assert result.note.startswith("Un-jitted, the control step is finite")
-        monkeypatch.setattr(replay_module, "_rollout_fault", lambda *arguments: None)
+        monkeypatch.setattr(replay_module, "rollout_fault", lambda *arguments: None)
         result = replay(iteration, state)
         assert not result.finite and (result.environment, result.time) == (1, 3) and result.culprit is None
         assert result.note.startswith("The rollout as one program is not finite")

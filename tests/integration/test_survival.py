@@ -139,7 +139,7 @@ def kill_again_and_again(folder: Path, iterations: int, kills: int, seed: int) -
 
 
 @pytest.mark.parametrize(
-    ("iterations", "kills"), [(6000, 3), pytest.param(40_000, 24, marks=pytest.mark.slow)], ids=["three", "many"]
+    ("iterations", "kills"), [(1500, 3), pytest.param(10_000, 24, marks=pytest.mark.slow)], ids=["three", "many"]
 )
 def test_kill_9_at_any_moment_and_resume_is_the_uninterrupted_run(iterations: int, kills: int, tmp_path: Path) -> None:
     finish(tmp_path / "whole", steps(iterations))
@@ -245,9 +245,9 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_stops_at_once_and_harms_nothing(tmp_path: Path) -> None:
-    finish(tmp_path / "whole", steps(3000))
+    finish(tmp_path / "whole", steps(1000))
     folder = tmp_path / "run"
-    with trainer(folder, steps(3000)) as process:
+    with trainer(folder, steps(1000)) as process:
         wait_for(lambda: last_iteration(folder) > 150, process)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
@@ -255,7 +255,7 @@ def test_a_second_signal_stops_at_once_and_harms_nothing(tmp_path: Path) -> None
         process.communicate(timeout=60)
         assert time.monotonic() - started < 10.0
     assert process.returncode == 143
-    finish(folder, f"{steps(3000)} --resume")
+    finish(folder, f"{steps(1000)} --resume")
     assert_same_run(folder, tmp_path / "whole")
 
 

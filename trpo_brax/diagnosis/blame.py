@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,22 +21,27 @@ import numpy as np
 from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, primitives
 
+from trpo_brax.diagnosis.cause import cause_of, element, first_true
+from trpo_brax.diagnosis.unjitted import (
+    Evaluated,
+    Index,
+    Level,
+    Nested,
+    Place,
+    bodies_of,
+    inexact,
+    is_key,
+    literal,
+    nested_in,
+    non_finite,
+)
+
 source_info_util.register_exclusion(__file__)
 
-_BODY_OF_CALL = {
-    primitives.jit_p: "jaxpr",
-    primitives.remat_p: "jaxpr",
-    primitives.call_p: "call_jaxpr",
-    primitives.closed_call_p: "call_jaxpr",
-    primitives.custom_jvp_call_p: "call_jaxpr",
-    primitives.custom_vjp_call_p: "call_jaxpr",
-}
-"""Operations that do no more than call a function, and where they keep it."""
 _MOST_OPERANDS = 6
 """Operands described of one operation."""
+
 _PACKAGE = Path(__file__).parents[1]
-Index = tuple[int, ...]
-"""Of one element of an array."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +90,14 @@ def find_culprit(
             where it is not finite. An element that is finite never counts.
     """
     traced = _Traced.of(function, arguments)
-    level = _Level(traced.closed, traced.arguments)
+    level = Level(traced.closed, traced.arguments)
     level.evaluate()
     masks = jax.tree.leaves((bad or not_finite)(jax.tree.unflatten(traced.structure, level.outputs)))
     for atom, mask, output in zip(traced.closed.jaxpr.outvars, masks, level.outputs, strict=True):
-        counted = np.asarray(mask) & _not_finite(output)
+        counted = np.asarray(mask) & non_finite(output)
         if counted.any():
             walk = _Walk()
-            return traced.named(walk, walk.back(level, atom, _first(counted)))
+            return traced.named(walk, walk.back(level, atom, first_true(counted)))
     return None
 
 
@@ -114,7 +118,7 @@ def find_guarded(function: Callable[..., Any], *arguments: Any, within: Path = _
 
 def not_finite(tree: Any) -> Any:
     """Return a tree of bool arrays, True where a number is neither finite nor an integer."""
-    return jax.tree.map(_not_finite, tree)
+    return jax.tree.map(non_finite, tree)
 
 
 class _Traced(NamedTuple):
@@ -143,243 +147,13 @@ class _Traced(NamedTuple):
                 names.append(parameter + jax.tree_util.keystr(path))
         return cls(closed, leaves, names, jax.tree.structure(shapes))
 
-    def named(self, walk: _Walk, found: Culprit | _Place | None) -> Culprit | None:
+    def named(self, walk: _Walk, found: Culprit | Place | None) -> Culprit | None:
         """Return what a walk found, an input by its name."""
-        if not isinstance(found, _Place):
+        if not isinstance(found, Place):
             return found
-        value = _element(self.arguments[found.position], found.at)
+        value = element(self.arguments[found.position], found.at)
         name = self.names[found.position] + (str(list(found.at)) if found.at else "")
         return walk.given(Culprit("input", "", (), (name,), _number(value)), value)
-
-
-class _Place(NamedTuple):
-    """An element of an operand, or of an argument."""
-
-    position: int
-    """Of the operand."""
-    at: Index
-
-
-class _Made(NamedTuple):
-    """An equation's evaluation."""
-
-    equation: JaxprEqn
-    operands: list[Any]
-    outputs: list[Any]
-
-
-class _Level:
-    """One evaluation of one jaxpr, un-jitted; of equations with a non-finite output it keeps what was read and made."""
-
-    def __init__(self, closed: ClosedJaxpr, arguments: Sequence[Any]) -> None:
-        self.jaxpr: Jaxpr = closed.jaxpr
-        self.constants = dict(zip(self.jaxpr.constvars, closed.consts, strict=True))
-        self.inputs = {var: position for position, var in enumerate(self.jaxpr.invars)}
-        self.made: dict[Var, tuple[_Made, int]] = {}
-        self.outputs: list[Any] = []
-        self._arguments = arguments
-
-    def evaluate(self) -> list[Any]:
-        """Evaluate everything and return the outputs."""
-        for _ in self.steps():
-            pass
-        return self.outputs
-
-    def steps(self) -> Iterator[_Made]:
-        """Evaluate equation by equation."""
-        values = self.constants | dict(zip(self.jaxpr.invars, self._arguments, strict=True))
-
-        def read(atom: Any) -> Any:
-            return _literal(atom) if isinstance(atom, Literal) else values[atom]
-
-        last_use = {atom: number for number, equation in enumerate(self.jaxpr.eqns) for atom in _variables(equation)}
-        returned = set(_variables(self.jaxpr))
-        for number, equation in enumerate(self.jaxpr.eqns):
-            operands = [read(atom) for atom in equation.invars]
-            nested = _nested(equation, operands)
-            made = _Made(equation, operands, nested.outputs() if nested else _bind(equation, operands))
-            values.update(zip(equation.outvars, made.outputs, strict=True))
-            if any(_not_finite(output).any() for output in made.outputs):
-                self.made |= {var: (made, at) for at, var in enumerate(equation.outvars)}
-            yield made
-            for atom in {*_variables(equation), *equation.outvars} - returned:
-                if last_use.get(atom, number) == number:
-                    del values[atom]
-        self.outputs = [read(atom) for atom in self.jaxpr.outvars]
-
-
-def _variables(owner: Jaxpr | JaxprEqn) -> list[Var]:
-    """Return what an equation reads, or a jaxpr returns, but for literals."""
-    atoms = owner.outvars if isinstance(owner, Jaxpr) else owner.invars
-    return [atom for atom in atoms if not isinstance(atom, Literal)]
-
-
-def _bind(equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
-    """Return the outputs of an equation by its operation itself."""
-    with equation.ctx.manager:
-        outputs = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(equation.params))
-    return list(outputs) if equation.primitive.multiple_results else [outputs]
-
-
-class _Nested:
-    """What an equation runs: a function that it calls, in one step, or a loop's body, step after step, in Python.
-
-    The body's arguments are constants, then what is carried, then, in a scan, the step's row of what is scanned over.
-    """
-
-    def __init__(self, equation: JaxprEqn, operands: Sequence[Any], body: Any, skipped: int = 0) -> None:
-        self.body = body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
-        self.constants = len(operands) - skipped
-        self.carried = 0
-        self._equation = equation
-        self._skipped = skipped
-        """Operands that the body does not take."""
-        self._operands = list(operands)
-
-    def steps(self) -> list[list[Any]]:
-        """Return the body's arguments of every step, in the order in which they are taken."""
-        return [arguments for arguments, _ in self._iterate()]
-
-    def outputs(self) -> list[Any]:
-        """Return what the equation returns."""
-        return list(self._iterate())[-1][1]
-
-    def label(self, step: int) -> list[str]:
-        """Return what a step adds to a path."""
-        return []
-
-    def entry(self, output: int, index: Index, steps: int) -> tuple[int, Index]:
-        """Return at which step an output's element was made, and which element it is there."""
-        return steps - 1, index
-
-    def carried_at(self, place: _Place) -> int | None:
-        """Return which of the body's outputs, at the step before, an argument is; None if it is none."""
-        number = place.position - self.constants
-        return number if 0 <= number < self.carried else None
-
-    def outside(self, step: int, place: _Place) -> _Place:
-        """Return the equation's operand that an argument of the body at a step came from."""
-        return _Place(self._skipped + place.position, place.at)
-
-    def unchanged(self, arguments: list[Any], output: int, index: Index) -> _Place | None:
-        """Return the argument that an element of the body's output is without having been computed, else None."""
-        return None
-
-    def _iterate(self) -> Iterator[tuple[list[Any], list[Any]]]:
-        arguments = self._operands[self._skipped :]
-        yield arguments, _Level(self.body, arguments).evaluate()
-
-
-class _Branch(_Nested):
-    def __init__(self, equation: JaxprEqn, operands: Sequence[Any]) -> None:
-        branches = equation.params["branches"]
-        self._number = int(np.clip(int(operands[0]), 0, len(branches) - 1))
-        super().__init__(equation, operands, branches[self._number], skipped=1)
-
-    def label(self, step: int) -> list[str]:
-        return [f"cond branch {self._number}"]
-
-
-class _Scan(_Nested):
-    def __init__(self, equation: JaxprEqn, operands: Sequence[Any]) -> None:
-        super().__init__(equation, operands, equation.params["jaxpr"])
-        self.constants, self.carried = equation.params["num_consts"], equation.params["num_carry"]
-        self._length, self._reverse = equation.params["length"], equation.params["reverse"]
-
-    def outputs(self) -> list[Any]:
-        carry, rows = self._operands[self.constants :][: self.carried], []
-        for _, outputs in self._iterate():
-            carry = outputs[: self.carried]
-            rows.append(outputs[self.carried :])
-        if self._reverse:
-            rows.reverse()
-        shapes = [var.aval for var in self._equation.outvars[self.carried :]]
-        return [*carry, *(_stacked([row[at] for row in rows], shape) for at, shape in enumerate(shapes))]
-
-    def label(self, step: int) -> list[str]:
-        return [f"scan step {step}{' (from the end)' if self._reverse else ''}"]
-
-    def entry(self, output: int, index: Index, steps: int) -> tuple[int, Index]:
-        return (steps - 1, index) if output < self.carried else (self._row(index[0]), index[1:])
-
-    def outside(self, step: int, place: _Place) -> _Place:
-        scanned = place.position >= self.constants + self.carried
-        return _Place(place.position, (self._row(step), *place.at) if scanned else place.at)
-
-    def _row(self, step: int) -> int:
-        """Return which row a step reads and writes; and the other way round."""
-        return self._length - 1 - step if self._reverse else step
-
-    def _iterate(self) -> Iterator[tuple[list[Any], list[Any]]]:
-        given = self.constants + self.carried
-        carry, scanned = self._operands[self.constants : given], [_rows(operand) for operand in self._operands[given:]]
-        for step in range(self._length):
-            row = [rows[self._row(step)] for rows in scanned]
-            arguments = [*self._operands[: self.constants], *carry, *row]
-            outputs = _Level(self.body, arguments).evaluate()
-            yield arguments, outputs
-            carry = outputs[: self.carried]
-
-
-class _While(_Nested):
-    def __init__(self, equation: JaxprEqn, operands: Sequence[Any]) -> None:
-        super().__init__(equation, operands, equation.params["body_jaxpr"], equation.params["cond_nconsts"])
-        self.constants = equation.params["body_nconsts"]
-        self.carried = len(operands) - self._skipped - self.constants
-
-    def outputs(self) -> list[Any]:
-        carry = self._operands[self._skipped + self.constants :]
-        for step in self._iterate():
-            carry = step[1]
-        return carry
-
-    def label(self, step: int) -> list[str]:
-        return [f"while step {step}"]
-
-    def unchanged(self, arguments: list[Any], output: int, index: Index) -> _Place | None:
-        goes_on = self._goes_on(arguments[self.constants :])
-        return None if goes_on[index[: goes_on.ndim]] else _Place(self.constants + output, index)
-
-    def _iterate(self) -> Iterator[tuple[list[Any], list[Any]]]:
-        given = self._skipped + self.constants
-        constants, carry = self._operands[self._skipped : given], self._operands[given:]
-        while (goes_on := self._goes_on(carry)).any():
-            arguments = [*constants, *carry]
-            outputs = _Level(self.body, arguments).evaluate()
-            if goes_on.ndim:
-                carry = [
-                    np.where(goes_on.reshape(goes_on.shape + (1,) * (np.ndim(old) - goes_on.ndim)), new, old)
-                    for new, old in zip(outputs, carry, strict=True)
-                ]
-            else:
-                carry = outputs
-            yield arguments, carry
-
-    def _goes_on(self, carry: list[Any]) -> np.ndarray:
-        """Return bool [], or [...]: of a loop that was mapped over copies, each of which ends by itself."""
-        condition = _Level(self._equation.params["cond_jaxpr"], [*self._operands[: self._skipped], *carry])
-        return np.asarray(condition.evaluate()[0])
-
-
-def _nested(equation: JaxprEqn, operands: Sequence[Any]) -> _Nested | None:
-    """Return what an equation runs; None if it is an operation."""
-    kinds = {primitives.cond_p: _Branch, primitives.scan_p: _Scan, primitives.while_p: _While}
-    if equation.primitive in kinds:
-        return kinds[equation.primitive](equation, operands)
-    if equation.primitive in _BODY_OF_CALL:
-        return _Nested(equation, operands, equation.params[_BODY_OF_CALL[equation.primitive]])
-    return None
-
-
-def _bodies(equation: JaxprEqn) -> list[Jaxpr]:
-    """Return all that an equation may run."""
-    names = {primitives.scan_p: "jaxpr", primitives.while_p: "body_jaxpr", **_BODY_OF_CALL}
-    if equation.primitive is primitives.cond_p:
-        return [branch.jaxpr for branch in equation.params["branches"]]
-    if equation.primitive in names:
-        body = equation.params[names[equation.primitive]]
-        return [body.jaxpr if isinstance(body, ClosedJaxpr) else body]
-    return []
 
 
 class _Walk:
@@ -391,7 +165,7 @@ class _Walk:
         self._turned: Culprit | None = None
         """The operation that made NaN of the infinity that is followed now."""
 
-    def back(self, level: _Level, atom: Any, index: Index) -> Culprit | _Place:
+    def back(self, level: Level, atom: Any, index: Index) -> Culprit | Place:
         """Follow an element of a variable to what made it, or to an input of its level."""
         reader: JaxprEqn | None = None
         while isinstance(atom, Var) and atom in level.made:
@@ -401,8 +175,8 @@ class _Walk:
                 return found
             reader, atom, index = made.equation, made.equation.invars[found.position], found.at
         if isinstance(atom, Var) and atom in level.inputs:
-            return _Place(level.inputs[atom], index)
-        value = _element(_literal(atom) if isinstance(atom, Literal) else level.constants[atom], index)
+            return Place(level.inputs[atom], index)
+        value = element(literal(atom) if isinstance(atom, Literal) else level.constants[atom], index)
         source, caller = self._source(reader)
         return self.given(Culprit("constant", source, tuple(self._path), (), _number(value), caller), value)
 
@@ -413,26 +187,26 @@ class _Walk:
         place = f" at {origin.source}" if origin.source else ""
         return dataclasses.replace(self._turned, given_by=f"{' '.join((origin.operation, *origin.operands))}{place}")
 
-    def first_guarded(self, closed: ClosedJaxpr, arguments: Sequence[Any], within: Path) -> Culprit | _Place | None:
+    def first_guarded(self, closed: ClosedJaxpr, arguments: Sequence[Any], within: Path) -> Culprit | Place | None:
         """Return what made the first non-finite number that a guard meets, or the input that it was."""
-        level = _Level(closed, arguments)
+        level = Level(closed, arguments)
         for made in level.steps():
             found = self._at_guard(made) if self._is_guard(made.equation, within) else self._inside_of(made, within)
-            if isinstance(found, _Place):
+            if isinstance(found, Place):
                 found = self.back(level, made.equation.invars[found.position], found.at)
             if found is not None:
                 return found
         return None
 
     @staticmethod
-    def _at_guard(made: _Made) -> Culprit | _Place | None:
+    def _at_guard(made: Evaluated) -> Culprit | Place | None:
         operand = made.operands[0]
-        wrong = _not_finite(operand) if _is_finite_test(made.equation) else np.isnan(operand)
-        return _Place(0, _first(wrong)) if wrong.any() else None
+        wrong = non_finite(operand) if _is_finite_test(made.equation) else np.isnan(operand)
+        return Place(0, first_true(wrong)) if wrong.any() else None
 
-    def _inside_of(self, made: _Made, within: Path) -> Culprit | _Place | None:
+    def _inside_of(self, made: Evaluated, within: Path) -> Culprit | Place | None:
         """Search what an equation runs for guards; a place is an operand of the equation."""
-        nested = _nested(made.equation, made.operands)
+        nested = nested_in(made.equation, made.operands)
         # Where no guard is written, nothing is evaluated once more: physics is long.
         if nested is None or not self._holds_guard(made.equation, nested.body.jaxpr, within):
             return None
@@ -448,7 +222,8 @@ class _Walk:
         """Return whether a guard is written in what an equation runs."""
         with self._inside(equation, []):
             return any(
-                self._is_guard(inner, within) or any(self._holds_guard(inner, body, within) for body in _bodies(inner))
+                self._is_guard(inner, within)
+                or any(self._holds_guard(inner, body, within) for body in bodies_of(inner))
                 for inner in body.eqns
             )
 
@@ -457,32 +232,32 @@ class _Walk:
             return False
         return Path(self._source(equation)[0].partition(":")[0]).is_relative_to(within)
 
-    def _through(self, made: _Made, output: int, index: Index) -> Culprit | _Place:
+    def _through(self, made: Evaluated, output: int, index: Index) -> Culprit | Place:
         """Follow an element of an equation's output to one of its operands, unless it was made here."""
-        nested = _nested(made.equation, made.operands)
+        nested = nested_in(made.equation, made.operands)
         if nested is not None:
             return self._through_nested(made.equation, nested, output, index)
-        cause = _cause(made, output, index)
+        cause = cause_of(made, output, index)
         if cause is None:
             return self._culprit(made, output, index)
-        came_of = _element(made.operands[cause.position], cause.at)
-        if np.isnan(_element(made.outputs[output], index)) and not np.isnan(came_of):
+        came_of = element(made.operands[cause.position], cause.at)
+        if np.isnan(element(made.outputs[output], index)) and not np.isnan(came_of):
             self._turned = self._culprit(made, output, index)
         return cause
 
-    def _through_nested(self, equation: JaxprEqn, nested: _Nested, output: int, index: Index) -> Culprit | _Place:
+    def _through_nested(self, equation: JaxprEqn, nested: Nested, output: int, index: Index) -> Culprit | Place:
         steps = nested.steps()
         if not steps:  # a loop returns what it was given
-            return nested.outside(0, _Place(nested.constants + output, index))
+            return nested.outside(0, Place(nested.constants + output, index))
         step, index = nested.entry(output, index, len(steps))
         found = self._at_step(equation, nested, steps, step, output, index)
         return self._out_of(equation, nested, steps, step, found)
 
     def _out_of(
-        self, equation: JaxprEqn, nested: _Nested, steps: list[list[Any]], step: int, found: Culprit | _Place
-    ) -> Culprit | _Place:
+        self, equation: JaxprEqn, nested: Nested, steps: list[list[Any]], step: int, found: Culprit | Place
+    ) -> Culprit | Place:
         """Follow what was found at a step to the steps before, while it is carried, and out of the loop."""
-        while isinstance(found, _Place):
+        while isinstance(found, Place):
             carried = nested.carried_at(found)
             if carried is None or step == 0:
                 return nested.outside(step, found)
@@ -491,13 +266,13 @@ class _Walk:
         return found
 
     def _at_step(
-        self, equation: JaxprEqn, nested: _Nested, steps: list[list[Any]], step: int, output: int, index: Index
-    ) -> Culprit | _Place:
+        self, equation: JaxprEqn, nested: Nested, steps: list[list[Any]], step: int, output: int, index: Index
+    ) -> Culprit | Place:
         """Follow an element of the body's output at a step to what made it there, or to one of its arguments."""
         unchanged = nested.unchanged(steps[step], output, index)
         if unchanged is not None:
             return unchanged
-        level = _Level(nested.body, steps[step])
+        level = Level(nested.body, steps[step])
         level.evaluate()
         with self._inside(equation, nested.label(step)):
             return self.back(level, level.jaxpr.outvars[output], index)
@@ -511,8 +286,8 @@ class _Walk:
         self._frames.pop()
         self._path = path
 
-    def _culprit(self, made: _Made, output: int, index: Index) -> Culprit:
-        value = _element(made.outputs[output], index)
+    def _culprit(self, made: Evaluated, output: int, index: Index) -> Culprit:
+        value = element(made.outputs[output], index)
         shape = np.shape(made.outputs[output])
         operands = [_described(operand, shape, index) for operand in made.operands[:_MOST_OPERANDS]]
         if len(made.operands) > _MOST_OPERANDS:
@@ -541,121 +316,19 @@ def _is_nan_test(equation: JaxprEqn) -> bool:
     return equation.primitive is primitives.ne_p and equation.invars[0] is equation.invars[1]
 
 
-def _cause(made: _Made, output: int, index: Index) -> _Place | None:
-    """Return the non-finite operand element that reaches an element of the output; None where none does.
-
-    The operation itself is asked: with 1 in the place of every non-finite operand element, putting NaN back for one of
-    them shows whether the output element reads it. That holds of reductions, gathers and selections alike.
-    """
-    masks = [_not_finite(operand) for operand in made.operands]
-    if not any(mask.any() for mask in masks):
-        return None
-    candidates = _candidates(made, masks, output, index)
-
-    def reached(count: int) -> Any:
-        """Return the output element with NaN in the place of the first `count` candidates and 1 in that of others."""
-        operands = list(made.operands)
-        for position, mask in enumerate(masks):
-            if mask.any():
-                changed = np.where(mask, np.ones((), operands[position].dtype), np.asarray(operands[position]))
-                chosen = candidates.flat[:count][candidates.position[:count] == position]
-                changed.reshape(-1)[chosen] = np.nan
-                operands[position] = changed
-        return _element(_bind(made.equation, operands)[output], index)
-
-    repaired = reached(0)
-    if np.isnan(repaired):
-        return candidates.place(0, masks)  # nothing can be told apart; its inputs were not finite
-    total = len(candidates.flat)
-    low, high = 0, 1
-    while high < total and not np.isnan(reached(high)):
-        low, high = high, min(2 * high, total)
-    if not np.isnan(reached(high)):
-        return candidates.place(0, masks) if np.isfinite(repaired) else None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if np.isnan(reached(middle)) else (middle, high)
-    return candidates.place(high - 1, masks)
-
-
-class _Candidates(NamedTuple):
-    """Non-finite operand elements, the likeliest first."""
-
-    position: np.ndarray
-    """[C]: of the operand."""
-    flat: np.ndarray
-    """[C]: index into the operand as one axis."""
-
-    def place(self, number: int, masks: Sequence[np.ndarray]) -> _Place:
-        position = int(self.position[number])
-        return _Place(position, _index(int(self.flat[number]), masks[position].shape))
-
-
-def _candidates(made: _Made, masks: Sequence[np.ndarray], output: int, index: Index) -> _Candidates:
-    """Return all non-finite operand elements: first those at the same index, of the same kind, and no literals."""
-    result = _element(made.outputs[output], index)
-    shape = np.shape(made.outputs[output])
-    positions, flats = [], []
-    for aligned, literal, alike in itertools.product((True, False), (False, True), (True, False)):
-        for position, (operand, mask) in enumerate(zip(made.operands, masks, strict=True)):
-            if not mask.any() or isinstance(made.equation.invars[position], Literal) != literal:
-                continue
-            array = np.asarray(operand)
-            if aligned:
-                chosen = np.zeros(array.shape, bool)
-                if array.shape == shape:
-                    chosen[index] = mask[index]
-            else:
-                chosen = mask
-            same = np.isnan(array) if np.isnan(result) else array == result
-            flat = np.flatnonzero(chosen & (same == alike))
-            positions.append(np.full(len(flat), position))
-            flats.append(flat)
-    return _Candidates(np.concatenate(positions), np.concatenate(flats))
-
-
 def _frames(equation: JaxprEqn) -> list[str]:
     """Return `file.py:line (function)` of the frames outside JAX that asked for an equation, innermost first."""
     lines = source_info_util.summarize(equation.source_info, num_frames=100).splitlines()
     return [re.sub(r":(\d+):\d+ \(", r":\1 (", line) for line in reversed(lines)]
 
 
-def _literal(atom: Any) -> Any:
-    return np.asarray(atom.val, atom.aval.dtype) if np.isscalar(atom.val) else atom.val
-
-
-def _is_key(value: Any) -> bool:
-    """Return whether an array holds something that is no number, such as new-style random keys."""
-    return bool(jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended))
-
-
-def _inexact(value: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(value), jnp.inexact))
-
-
-def _not_finite(value: Any) -> np.ndarray:
-    return ~np.isfinite(np.asarray(value)) if _inexact(value) else np.zeros(np.shape(value), bool)
-
-
-def _first(mask: np.ndarray) -> Index:
-    return _index(int(np.argmax(mask)), mask.shape)
-
-
-def _index(flat: int, shape: tuple[int, ...]) -> Index:
-    return tuple(int(at) for at in np.unravel_index(flat, shape))
-
-
-def _element(value: Any, index: Index) -> Any:
-    return np.asarray(value)[index]
-
-
 def _number(value: Any) -> str:
-    return f"{value:.7g}" if _inexact(value) else str(value)
+    return f"{value:.7g}" if inexact(value) else str(value)
 
 
 def _described(operand: Any, shape: tuple[int, ...], index: Index) -> str:
     """Return an operand's shape, and its value at `index` where it has the output's shape, else its range."""
-    if _is_key(operand):
+    if is_key(operand):
         return str(jnp.result_type(operand))
     array = np.asarray(operand)
     kind = f"{array.dtype}[{','.join(map(str, array.shape))}]"
@@ -663,20 +336,9 @@ def _described(operand: Any, shape: tuple[int, ...], index: Index) -> str:
         return f"{kind} {_number(array[()])}"
     if array.shape == shape:
         return f"{kind} {_number(array[index])} at {list(index)}"
-    numbers = array[~np.isnan(array)] if _inexact(array) else array
+    numbers = array[~np.isnan(array)] if inexact(array) else array
     if numbers.size == 0 or np.iscomplexobj(array):
         return kind
     low, high = _number(np.min(numbers)), _number(np.max(numbers))
     values = f"{kind} all {low}" if low == high else f"{kind} from {low} to {high}"
     return values if numbers.size == array.size else f"{values}, some nan"
-
-
-def _rows(operand: Any) -> Any:
-    """Return an array that is quickly indexed."""
-    return operand if _is_key(operand) else np.asarray(operand)
-
-
-def _stacked(rows: list[Any], shape: Any) -> Any:
-    if rows and _is_key(rows[0]):
-        return jnp.stack(rows)
-    return np.stack([np.asarray(row) for row in rows]) if rows else np.zeros(shape.shape, shape.dtype)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.extend import source_info_util
@@ -29,14 +28,11 @@ from trpo_brax.algorithm import (
 from trpo_brax.algorithm.policy_update import PolicyUpdate, StepSamples
 from trpo_brax.algorithm.surrogate import Distribution
 from trpo_brax.diagnosis.blame import Culprit, find_culprit, find_guarded, not_finite
-from trpo_brax.environments import EnvironmentState, Transition
-from trpo_brax.environments.vectorized import POOL_SIZE
+from trpo_brax.diagnosis.rollout_fault import Gathered, first_invalid, only_compiled, rollout_fault
 from trpo_brax.policy import CriticParameters, ObservationStatistics
 from trpo_brax.training.iteration import Iteration, Judgement
 from trpo_brax.training.metrics import Metrics
-from trpo_brax.training.rollout import Trajectory
 from trpo_brax.training.state import TrainState
-from trpo_brax.training.streams import Stream, environment_keys
 
 source_info_util.register_exclusion(__file__)
 
@@ -103,11 +99,11 @@ def replay(iteration: Iteration, state: TrainState) -> Replay:
         if not bad and not said:
             parts.append(Part(piece.name, True))
         elif piece.name == "rollout":
-            fault = _rollout_fault(iteration, state) or _first_invalid(outputs)
+            fault = rollout_fault(iteration, state) or first_invalid(outputs)
             return Replay((*parts, Part(piece.name, False, (*bad, *said))), *fault)
         elif bad:
             culprit = find_culprit(piece.function, *arguments, bad=functools.partial(piece.bad, made))
-            note = "" if culprit else _only_compiled(piece.name)
+            note = "" if culprit else only_compiled(piece.name)
             return Replay((*parts, Part(piece.name, False, (*bad, *said))), culprit, note=note)
         else:
             # A step may be refused for other reasons than a number that was not finite.
@@ -116,11 +112,6 @@ def replay(iteration: Iteration, state: TrainState) -> Replay:
             if culprit is not None:
                 return Replay(tuple(parts), culprit)
     return Replay(tuple(parts), note=_compared_with_whole(iteration, made))
-
-
-class _Gathered(NamedTuple):
-    environments: EnvironmentState
-    trajectory: Trajectory
 
 
 class _Gradient(NamedTuple):
@@ -159,20 +150,20 @@ def _pieces(iteration: Iteration) -> list[_Piece]:
         damping = state.damping.value(settings)
         return PolicyUpdate(iteration.networks.distribution, state.policy, settings, damping)
 
-    def samples_of(update: PolicyUpdate, rollout: _Gathered, judged: Judgement) -> StepSamples:
+    def samples_of(update: PolicyUpdate, rollout: Gathered, judged: Judgement) -> StepSamples:
         actions = rollout.trajectory.actions
         return update.samples(PolicyBatch(judged.observations, actions, judged.advantages, judged.weights))
 
-    def gradient(state: TrainState, rollout: _Gathered, advantages: Judgement) -> _Gradient:
+    def gradient(state: TrainState, rollout: Gathered, advantages: Judgement) -> _Gradient:
         update = update_of(state)
         return _Gradient(*update.gradient(update.vector, samples_of(update, rollout, advantages).batch))
 
-    def solve(state: TrainState, rollout: _Gathered, advantages: Judgement, gradient: _Gradient) -> FullStep:
+    def solve(state: TrainState, rollout: Gathered, advantages: Judgement, gradient: _Gradient) -> FullStep:
         update = update_of(state)
         return update.solve(update.vector, gradient.gradient, samples_of(update, rollout, advantages))
 
     def search(
-        state: TrainState, rollout: _Gathered, advantages: Judgement, gradient: _Gradient, full: FullStep
+        state: TrainState, rollout: Gathered, advantages: Judgement, gradient: _Gradient, full: FullStep
     ) -> LineSearchResult:
         update = update_of(state)
         return update.search(update.vector, full, gradient.old, samples_of(update, rollout, advantages).batch)
@@ -181,7 +172,7 @@ def _pieces(iteration: Iteration) -> list[_Piece]:
     return [
         _Piece(
             "rollout",
-            lambda state: _Gathered(*iteration.gather(state)),
+            lambda state: Gathered(*iteration.gather(state)),
             ("state",),
             bad=lambda made, gathered: {"trajectory": not_finite(gathered.trajectory)},
             says=lambda made, gathered: _faults(gathered),
@@ -225,7 +216,7 @@ def _pieces(iteration: Iteration) -> list[_Piece]:
     ]
 
 
-def _faults(gathered: _Gathered) -> tuple[str, ...]:
+def _faults(gathered: Gathered) -> tuple[str, ...]:
     """Return the names of the flags that tell of an environment whose numbers were replaced."""
     flags = {
         "transitions.valid": gathered.trajectory.transitions.valid,
@@ -293,13 +284,6 @@ def _compared_with_whole(iteration: Iteration, made: Made) -> str:
     )
 
 
-def _only_compiled(what: str) -> str:
-    verb = "are" if what.endswith("s") else "is"
-    return (
-        f"Un-jitted, the {what} {verb} finite: only the compiled program, which rounds differently, makes the number."
-    )
-
-
 def _names(masks: Any) -> tuple[str, ...]:
     """Return the dotted paths of the leaves in which something is True."""
     return tuple(
@@ -307,142 +291,3 @@ def _names(masks: Any) -> tuple[str, ...]:
         for path, mask in jax.tree_util.tree_leaves_with_path(masks)
         if np.any(mask)
     )
-
-
-class _Fault(NamedTuple):
-    """Fields of `Replay` for a rollout."""
-
-    culprit: Culprit | None
-    environment: int | None
-    time: int | None
-    note: str
-
-
-class _TimeStep(NamedTuple):
-    """One time step of all environments; leaves lead with [N]."""
-
-    before: EnvironmentState
-    taken: jax.Array
-    """int32: of the pool, before the step."""
-    keys: jax.Array
-    """uint32 [N, 2]: of the actions."""
-    raw: jax.Array
-    """[N, A]: actions as sampled."""
-    actions: jax.Array
-    """[N, A]: as the environments receive them."""
-    transition: Transition
-    after: EnvironmentState
-    taken_after: jax.Array
-
-
-def _rollout_fault(iteration: Iteration, state: TrainState) -> _Fault | None:
-    """Step the environments until one is at fault, and explain it; None if none is."""
-    environment, size = iteration.environment, iteration.config.rollout.num_envs
-    action_keys = environment_keys(state.key, Stream.ACTION, size, state.iteration)
-    pool_keys = environment_keys(state.key, Stream.STARTING_POOL, size, state.iteration)
-    pool = jax.jit(environment.starting_pool)(pool_keys)
-    unhealthy = ~np.asarray(state.environments.healthy)
-    if unhealthy.any():
-        who = int(np.argmax(unhealthy))
-        return _explained(_bad_reset_before(iteration, state, who), "reset before the iteration", who, 0)
-
-    @jax.jit
-    def advance(
-        state: TrainState, pool: Any, current: EnvironmentState, taken: jax.Array, time: jax.Array
-    ) -> tuple[_TimeStep, jax.Array]:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(action_keys, time)
-        raw, actions = _act(iteration, state.policy, state.statistics, current.observation, keys)
-        after, transition, taken_after = environment.step(current, actions, pool, taken)
-        step = _TimeStep(current, taken, keys, raw, actions, transition, after, taken_after)
-        return step, _at_fault(step)
-
-    current, taken = state.environments, jnp.zeros_like(state.environments.steps)
-    for time in range(iteration.config.rollout.unroll_length):
-        step, faults = advance(state, pool, current, taken, jnp.int32(time))
-        if np.any(faults):
-            who = int(np.argmax(faults))
-            return _explained(*_bad_step(iteration, state, step, pool, pool_keys, who), who, time)
-        current, taken = step.after, step.taken_after
-    return None
-
-
-def _act(
-    iteration: Iteration, policy: Any, statistics: ObservationStatistics, observations: jax.Array, keys: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return raw actions [N, A] and the environments' [N, A], as `Iteration.gather` draws them."""
-    normalized = statistics.normalize(observations, iteration.config.network.observation_clip)
-    distribution = iteration.networks.distribution(policy, normalized)
-    noise = jax.vmap(lambda key: jax.random.normal(key, distribution.mean.shape[1:]))(keys)
-    raw = distribution.shifted(noise)
-    return raw, iteration.bounds.to_environment(raw)
-
-
-def _at_fault(step: _TimeStep) -> jax.Array:
-    """Return bool [N]."""
-    numbers = [leaf for leaf in jax.tree.leaves((step.raw, step.transition)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = [jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1) for leaf in numbers]
-    return ~(jnp.all(jnp.stack(finite), axis=0) & step.transition.valid & step.after.healthy)
-
-
-def _bad_step(
-    iteration: Iteration, state: TrainState, step: _TimeStep, pool: Any, pool_keys: jax.Array, who: int
-) -> tuple[Culprit | None, str]:
-    """Return the operation and where it is, for one environment of a time step, in the order in which a step goes."""
-    environment = iteration.environment
-
-    def alone(tree: Any) -> Any:
-        """Keep the leading axis: [1, ...]."""
-        return jax.tree.map(lambda leaf: leaf[who : who + 1], tree)
-
-    if not np.all(np.isfinite(step.raw[who])):
-
-        def act(policy: Any, statistics: ObservationStatistics, observation: jax.Array, key: jax.Array) -> jax.Array:
-            return _act(iteration, policy, statistics, observation, key)[0]
-
-        observation = alone(step.before.observation)
-        return find_culprit(act, state.policy, state.statistics, observation, alone(step.keys)), "policy"
-    if not bool(step.transition.valid[who]):
-        before = jax.tree.map(lambda leaf: leaf[who], step.before.state)
-        return find_guarded(environment.simulate, before, step.actions[who]), "control step"
-    if bool(step.after.healthy[who]):
-        # Its numbers are finite, and what is kept of them over an episode is not.
-        arguments = alone(step.before), alone(step.actions), alone(pool), alone(step.taken)
-        return (
-            find_culprit(lambda *given: environment.step(*given)[1], *arguments),
-            "sums over the episode",
-        )
-    slot = int(step.taken[who]) % POOL_SIZE
-    return find_guarded(environment.reset, _pool_key(pool_keys[who], slot)), "reset after the time step"
-
-
-def _bad_reset_before(iteration: Iteration, state: TrainState, who: int) -> Culprit | None:
-    """Return the operation in the reset that an environment's starting state came of, before this iteration."""
-    size, done = iteration.config.rollout.num_envs, int(state.iteration)
-    if not done:
-        keys = [environment_keys(state.key, Stream.FIRST_RESET, size)[who : who + 1]]
-    else:
-        key = environment_keys(state.key, Stream.STARTING_POOL, size, state.iteration - 1)[who]
-        keys = [_pool_key(key, slot) for slot in range(POOL_SIZE)]  # which of them it took is not kept
-    culprits = (find_guarded(iteration.environment.reset, key) for key in keys)
-    return next((culprit for culprit in culprits if culprit is not None), None)
-
-
-def _pool_key(key: jax.Array, slot: int) -> jax.Array:
-    """Return the key uint32 [1, 2] of one of an environment's starting states, as `starting_pool` draws it."""
-    return jax.random.split(key, POOL_SIZE)[slot : slot + 1]
-
-
-def _explained(culprit: Culprit | None, where: str, who: int, time: int) -> _Fault:
-    if culprit is None:
-        return _Fault(None, who, time, _only_compiled(where))
-    return _Fault(dataclasses.replace(culprit, path=(where, *culprit.path)), who, time, "")
-
-
-def _first_invalid(gathered: _Gathered) -> _Fault:
-    """Return where the compiled rollout was at fault, when stepping it did not show it."""
-    faults = ~np.asarray(gathered.trajectory.transitions.valid)
-    note = "The rollout as one program is not finite, and stepped one at a time it is: programs round differently."
-    if not faults.any():
-        return _Fault(None, None, None, note)
-    time = int(np.argmax(faults.any(axis=0)))
-    return _Fault(None, int(np.argmax(faults[:, time])), time, note)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trpo_brax.environments.tasks import Task, starting_state
-from trpo_brax.environments.vectorized import VectorizedEnvironment
+from trpo_brax.environments.vectorized import VectorizedEnvironment, finite_physics
 from trpo_brax.errors import TaskError
 
 NUM_ENVS = 64
@@ -46,7 +46,7 @@ class Record(NamedTuple):
     truncation: Any
     """The environment's own `info["truncation"]`, else 0."""
     physics: Any
-    """bool: no number of the physics state is NaN."""
+    """bool: every number of the physics state is finite."""
 
     @property
     def broken(self) -> dict[str, Any]:
@@ -165,8 +165,7 @@ def _compile(task: Task, keys: jax.Array, episode_length: int) -> tuple[Callable
     environment = VectorizedEnvironment(task, episode_length=episode_length)
 
     def record(state: Any, reward: jax.Array) -> Record:
-        numbers = [leaf for leaf in jax.tree.leaves(state.pipeline_state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-        physics = jnp.array([~jnp.any(jnp.isnan(leaf)) for leaf in numbers]).all()
+        physics = finite_physics(state.pipeline_state)
         return Record(state.obs, reward, state.done, jnp.asarray(state.info.get("truncation", 0.0)), physics)
 
     def begin(keys: jax.Array) -> tuple[Any, Record]:

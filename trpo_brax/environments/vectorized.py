@@ -225,14 +225,20 @@ def _finite_numbers(leaf: jax.Array) -> jax.Array:
     return jnp.nan_to_num(leaf, posinf=0.0, neginf=0.0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
 
-def _finite(state: State) -> jax.Array:
-    """Return bool []: observation, reward, done and every number of the physics are finite.
+def finite_physics(physics: Any) -> jax.Array:
+    """Return bool []: every number of a simulator's state is finite.
 
     Of contacts infinity is a value (no contact: infinite distance), so there only NaN is a fault.
     """
-    finite = jnp.all(jnp.isfinite(state.obs)) & jnp.isfinite(state.reward) & jnp.isfinite(state.done)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.pipeline_state):
+    finite = jnp.ones((), bool)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(physics):
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             of_contact = "contact" in jax.tree_util.keystr(path)
             finite &= ~jnp.any(jnp.isnan(leaf)) if of_contact else jnp.all(jnp.isfinite(leaf))
     return finite
+
+
+def _finite(state: State) -> jax.Array:
+    """Return bool []: observation, reward, done and physics are finite."""
+    finite = jnp.all(jnp.isfinite(state.obs)) & jnp.isfinite(state.reward) & jnp.isfinite(state.done)
+    return finite & finite_physics(state.pipeline_state)

@@ -88,21 +88,28 @@ class Iteration:
     def gather(self, state: TrainState) -> tuple[EnvironmentState, Trajectory]:
         """Step every environment `unroll_length` times with actions sampled from the policy."""
 
-        def act(observations: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-            distribution = self.networks.distribution(state.policy, self._normalized(state, observations))
-            noise = jax.vmap(lambda key: jax.random.normal(key, distribution.mean.shape[1:]))(keys)
-            raw = distribution.shifted(noise)
-            return raw, self.bounds.to_environment(raw)
-
         num_envs = self.config.rollout.num_envs
         return rollout(
             self.environment,
-            act,
+            lambda observations, keys: self.act(state, observations, keys),
             state.environments,
             self.config.rollout.unroll_length,
             pool_keys=environment_keys(state.key, Stream.STARTING_POOL, num_envs, state.iteration),
             action_keys=environment_keys(state.key, Stream.ACTION, num_envs, state.iteration),
         )
+
+    def act(self, state: TrainState, observations: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Sample actions: raw ones [N, A], and as the environments take them.
+
+        Args:
+            state: whose policy and statistics act.
+            observations: [N, observation].
+            keys: uint32 [N, 2].
+        """
+        distribution = self.networks.distribution(state.policy, self._normalized(state, observations))
+        noise = jax.vmap(lambda key: jax.random.normal(key, distribution.mean.shape[1:]))(keys)
+        raw = distribution.shifted(noise)
+        return raw, self.bounds.to_environment(raw)
 
     def judge(self, state: TrainState, trajectory: Trajectory) -> Judgement:
         """Estimate values, advantages and value targets."""
