@@ -98,7 +98,7 @@ def from_fields(cls: type[Checked], data: Any, where: str) -> Checked:
     fields = field_types(cls)
     for name in data:
         if name not in fields:
-            raise ConfigError(f"{where} holds the unknown field {str(name)[:80]!r}.")
+            raise ConfigError(f"{where} holds the unknown field {str(name)[:40]!r}.")
     values = {}
     for name, hint in fields.items():
         if name not in data:
@@ -139,9 +139,8 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             choices = get_args(hint)
-            raise ConfigError(
-                f"{name} must be one of {', '.join(choices)}, not {_short(value)}{suggest(str(value)[:40], choices)}."
-            )
+            near = suggest(value[:40], choices) if isinstance(value, str) else ""
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {_short(value)}{near}.")
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, (tuple, list)):
@@ -155,6 +154,8 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
         wanted, allowed = _SCALARS[hint]
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{name} must be {allowed}, not {_short(value)}.")
+    if hint is str and not (len(typing.cast(str, value)) <= _MOST_CHARACTERS and typing.cast(str, value).isprintable()):
+        raise ConfigError(f"{name} must be one line of at most {_MOST_CHARACTERS} characters, not {_short(value)}.")
     if bounds is not None and typing.cast(float, value) not in bounds:
         raise ConfigError(f"{name} must be {bounds}, not {_short(value)}.")
     if hint is int:
@@ -168,10 +169,15 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of lists in lists
+        return f"what {type(value).__name__} was given"
     return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
 
 
+_MOST_CHARACTERS = 500
+"""Of a text: names and paths."""
 _MOST_ITEMS = 64
 """Of a list: more hidden layers than this are somebody's joke."""
 

@@ -59,7 +59,9 @@ def test_the_first_is_dumped_and_training_goes_on(faulty: tuple[tb.Run, str]) ->
     assert (dump.iteration, dump.seed) == (row["iteration"], row["seed"])
     assert f"{row['nonfinite_envs']} environments" in dump.seen
     assert told.count("trpo-brax replay") == 1
-    assert f"Iteration {row['iteration']}: {dump.seen}. To find out where: trpo-brax replay {path} --environment " in told
+    assert (
+        f"Iteration {row['iteration']}: {dump.seen}. To find out where: trpo-brax replay {path} --environment " in told
+    )
 
 
 def test_its_state_is_that_of_the_checkpoint_before(faulty: tuple[tb.Run, str]) -> None:

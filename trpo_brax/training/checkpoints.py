@@ -6,26 +6,29 @@ checkpoint gets its name: a numbered folder without one was never whole. Arrays 
 TrainState. `training/saving.py` writes them; no third module knows Orbax.
 
 Nothing is unpickled, and nothing read that the configuration does not lead one to expect: names, shapes and dtypes are
-compared before arrays are, links are refused, and files and arrays have a largest size.
+compared before arrays are read, links are refused, and files, arrays and what they unpack to have a largest size.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import mmap
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
 from trpo_brax.config import Config, from_dict, shaping_differences
 from trpo_brax.errors import CheckpointError, ConfigError, RunFolderError
 from trpo_brax.policy import ObservationStatistics, PolicySpecification
-from trpo_brax.training.files import read_json
+from trpo_brax.training.files import one_line, parse_json, read_json
 from trpo_brax.training.manifest import MANIFEST, read_manifest, verify
 from trpo_brax.training.state import TrainState
 
@@ -43,6 +46,11 @@ MOST_BYTES = 64 << 30
 MOST_POLICY_BYTES = 4 << 30
 """Of a policy's parameters."""
 _SLACK_BYTES = 16 << 20
+_MOST_INDEX_BYTES = 256 << 20
+"""Of what TensorStore keeps of where the arrays are, unpacked."""
+_MOST_DESCRIPTION_BYTES = 1 << 16
+"""Of how one array is stored."""
+_MOST_NAMED = 20
 
 
 class DamagedCheckpointError(CheckpointError):
@@ -93,14 +101,20 @@ class Checkpoints:
             ranked = [(self.training_return(step, seed), step) for step in known]
             return max((-math.inf if value is None else value, step) for value, step in ranked)[1]
         if not str(which).isdecimal():
-            raise CheckpointError(f"checkpoint must be best, latest or an iteration, not {which!r}.")
-        if int(which) not in known:
-            there = ", ".join(map(str, known))
-            raise CheckpointError(f"there is no checkpoint {which} in {self._directory}; there are {there}.")
-        return int(which)
+            raise CheckpointError(f"checkpoint must be best, latest or an iteration, not {one_line(repr(which))}.")
+        iteration = _number(str(which))
+        if iteration not in known:
+            there = f"{'..., ' if len(known) > _MOST_NAMED else ''}{', '.join(map(str, known[-_MOST_NAMED:]))}"
+            raise CheckpointError(f"there is no checkpoint {one_line(which)} in {self._directory}; there are {there}.")
+        return iteration
 
-    def verify(self, iteration: int, most_bytes: int = MOST_BYTES) -> None:
+    def verify(self, iteration: int, most_bytes: int = MOST_BYTES, most_of: Mapping[str, int] | None = None) -> None:
         """Compare a checkpoint's files with its manifest.
+
+        Args:
+            iteration: of the checkpoint.
+            most_bytes: all files together may hold.
+            most_of: item -> most bytes that the files of that item together may hold.
 
         Raises:
             DamagedCheckpointError: they are not the ones written.
@@ -109,7 +123,7 @@ class Checkpoints:
         try:
             if folder.is_symlink() or not folder.is_dir():
                 raise CheckpointError("it is no folder")
-            manifest = verify(folder, most_bytes)
+            manifest = verify(folder, most_bytes, most_of)
             if manifest.get("iteration") != iteration:
                 raise CheckpointError("it was written under another iteration")
         except OSError as error:
@@ -135,6 +149,8 @@ class Checkpoints:
         named = named_leaves(wanted)
         arrays = self._read(iteration, items_of(named))
         state: TrainState = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in named])
+        if np.any(np.asarray(state.iteration) != iteration):
+            raise CheckpointError(f"checkpoint {self._folder(iteration)} holds the state of another iteration.")
         return state
 
     def restore_policy(
@@ -226,8 +242,8 @@ class Checkpoints:
 
     def _read(self, iteration: int, items: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> dict[str, jax.Array]:
         folder, whole = self._folder(iteration), "training" in items
-        expected = sum(_bytes_of(wanted) for wanted in items.values())
-        self.verify(iteration, 2 * expected + _SLACK_BYTES if whole else MOST_BYTES)
+        most_of = {item: 2 * _bytes_of(wanted) + _SLACK_BYTES for item, wanted in items.items()}
+        self.verify(iteration, sum(most_of.values()) if whole else MOST_BYTES, most_of)
         arrays: dict[str, jax.Array] = {}
         for item, wanted in items.items():
             arrays |= read_arrays(folder / item, wanted, f"checkpoint {folder}")
@@ -265,11 +281,12 @@ def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], what: 
     folder = folder.absolute()
     try:
         # Orbax would find this out in threads of its own, and say so in tracebacks.
-        for file in [folder / "_METADATA", *(folder / "array_metadatas").iterdir()]:
+        for file in (folder / "array_metadatas").iterdir():
             read_json(file)
+        _compare_names(_stored_names(folder), wanted, what)
+        _refuse_unbounded_index(folder)
+        _compare(_stored_arrays(folder, wanted), wanted, what)
         with ocp.StandardCheckpointer() as reader:
-            stored = reader.metadata(folder).item_metadata.tree
-            _compare(stored, wanted, what)
             found: dict[str, jax.Array] = reader.restore(folder, dict(wanted))
         # Once more, of what has been read: Orbax would cast a wrong dtype silently.
         _compare(found, wanted, what)
@@ -301,12 +318,105 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0][:300]
 
 
-def _compare(found: Any, wanted: Mapping[str, jax.ShapeDtypeStruct], what: str) -> None:
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{what} does not belong to this configuration: it holds no arrays by name.")
-    different = sorted(set(found) ^ set(wanted), key=str)
+def _stored_names(folder: Path) -> list[str]:
+    """Return the names of the arrays that Orbax stored in a folder.
+
+    Raises:
+        ValueError: its list of them is not as our checkpoints have it; Orbax would read other files, or make up zeros.
+    """
+    told = read_json(folder / "_METADATA")
+    sound = told["use_ocdbt"] is True and not told["use_zarr3"] and told["store_array_data_equal_to_fill_value"] is True
+    names = []
+    for entry in told["tree_metadata"].values():
+        (key,), value = entry["key_metadata"], entry["value_metadata"]
+        sound = sound and value["value_type"] in _KINDS_OF_ARRAY and value["skip_deserialize"] is False
+        sound = sound and key["key_type"] == _KEY_OF_DICTIONARY and isinstance(key["key"], str)
+        names.append(key["key"])
+    if not sound:
+        raise ValueError("its _METADATA is of another kind of checkpoint")
+    return names
+
+
+def _stored_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shape and dtype of the arrays that are stored under the wanted names.
+
+    TensorStore parses the description of an array by recursion, and unpacks a chunk to whatever size that says a chunk
+    has: one nested deeply would crash the process, and one of huge chunks take all of its memory.
+
+    Raises:
+        ValueError: an array is missing, or its description is none of ours.
+    """
+    base = {"driver": "file", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    reads = {name: store.read(f"{name}/.zarray") for name in wanted}
+    found = {}
+    for name, read in reads.items():
+        text = read.result().value
+        if not 0 < len(text) <= _MOST_DESCRIPTION_BYTES:
+            raise ValueError(f"{name} is missing, or its description absurdly long")
+        told = parse_json(text.decode("utf-8"), f"the description of {name}")
+        shape, chunks, dtype = told["shape"], told["chunks"], told["dtype"]
+        sound = told.keys() == _ARRAY_FIELDS and isinstance(dtype, str) and re.fullmatch(r"[<>|][a-z]\d{1,2}", dtype)
+        sound = sound and all(isinstance(size, int) for size in [*shape, *chunks]) and len(shape) == len(chunks)
+        sound = sound and all(0 < chunk <= max(size, 1) for size, chunk in zip(shape, chunks, strict=True))
+        if not sound or told["fill_value"] is not None or told["filters"] is not None:
+            raise ValueError(f"{name} is not stored as our arrays are")
+        found[name] = jax.ShapeDtypeStruct(shape, np.dtype(dtype))
+    return found
+
+
+def _refuse_unbounded_index(folder: Path) -> None:
+    """Refuse a folder in which TensorStore's index of arrays unpacks to more than it can rightly hold.
+
+    Raises:
+        ValueError: it might.
+    """
+    total = 0
+    for path in folder.rglob("*"):
+        if not path.is_file() or not path.stat().st_size:
+            continue
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            at = _PACKED_NODE.search(content)
+            while at is not None:
+                total += _most_unpacked(content, at.end() - 4, _MOST_INDEX_BYTES - total)
+                if total > _MOST_INDEX_BYTES:
+                    raise ValueError("its index of arrays unpacks to more than it can rightly hold")
+                at = _PACKED_NODE.search(content, at.start() + 1)
+
+
+def _most_unpacked(data: mmap.mmap, at: int, enough: int) -> int:
+    """Return the most bytes that a Zstandard frame unpacks to (RFC 8878, 3.1.1), or more than `enough`.
+
+    Args:
+        data: holds it.
+        at: where it begins.
+        enough: not counted further.
+    """
+    flags = data[at + 4]
+    whole, size_code = bool(flags & 0x20), flags >> 6
+    size_bytes = 1 << size_code if size_code or whole else 0
+    at += 5 + (0 if whole else 1) + (0, 1, 2, 4)[flags & 3]
+    # A frame without a window of its own has that of its size.
+    window = int.from_bytes(data[at : at + size_bytes], "little") + (256 if size_code == 1 else 0)
+    block = min(window, _LARGEST_BLOCK) if whole else _LARGEST_BLOCK
+    at += size_bytes
+    total, last = 0, False
+    while not last and total <= enough and at + 3 <= len(data):
+        header = int.from_bytes(data[at : at + 3], "little")
+        last, repeated = bool(header & 1), header >> 1 & 3 == 1
+        total += block
+        at += 3 + (1 if repeated else header >> 3)
+    return total
+
+
+def _compare_names(found: Iterable[str], wanted: Iterable[str], what: str) -> None:
+    different = sorted(set(found) ^ set(wanted))
     if different:
-        raise CheckpointError(f"{what} does not belong to this configuration: {different[0]!s:.80} differs.")
+        raise CheckpointError(f"{what} does not belong to this configuration: {one_line(different[0], 80)} differs.")
+
+
+def _compare(found: Any, wanted: Mapping[str, jax.ShapeDtypeStruct], what: str) -> None:
+    _compare_names(found, wanted, what)
     for name, leaf in wanted.items():
         shape, dtype = tuple(found[name].shape), found[name].dtype
         if shape != leaf.shape or dtype != leaf.dtype:
@@ -321,4 +431,18 @@ def _bytes_of(wanted: Mapping[str, jax.ShapeDtypeStruct]) -> int:
 
 
 def _number(name: str) -> int | None:
-    return int(name) if name.isdecimal() and len(name) < 20 else None
+    # Iterations are counted in int32.
+    return int(name) if name.isdecimal() and len(name) <= 10 and int(name) < 2**31 else None
+
+
+_KEY_OF_DICTIONARY = 2
+_KINDS_OF_ARRAY = ("jax.Array", "np.ndarray", "scalar")
+_ARRAY_FIELDS = {
+    *("chunks", "compressor", "dimension_separator", "dtype", "fill_value", "filters", "order", "shape", "zarr_format"),
+}
+_LARGEST_BLOCK = 1 << 17
+# A node of TensorStore's index: magic number, length, version 0, compression 1, and a Zstandard frame. Numbers may be
+# written longer than need be.
+_PACKED_NODE = re.compile(
+    rb"\x0c\xdb(?:\x12\x34|\x20\xde|\x3a\x2a)[\x00-\xff]{8}\x80{0,9}\x00(?:\x01|\x81\x80{0,8}\x00)\x28\xb5\x2f\xfd"
+)

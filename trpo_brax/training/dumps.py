@@ -17,7 +17,7 @@ from trpo_brax.config import Config
 from trpo_brax.errors import CheckpointError, RunFolderError
 from trpo_brax.training import processes
 from trpo_brax.training.checkpoints import MOST_BYTES, named_leaves, read_arrays
-from trpo_brax.training.files import read_json, write_json
+from trpo_brax.training.files import one_line, read_json, write_json
 from trpo_brax.training.folder import RunFolder
 from trpo_brax.training.manifest import verify, write_manifest
 from trpo_brax.training.program import Program
@@ -51,6 +51,8 @@ class Dump:
             raise RunFolderError(f"{path} is not a dump: it holds no dump.json.")
         try:
             verify(path, MOST_BYTES)
+        except OSError as error:
+            raise CheckpointError(f"dump {path} cannot be read: {error.strerror}.") from error
         except CheckpointError as error:
             raise CheckpointError(f"dump {path} is damaged: {error}.") from error
         config = RunFolder(path).read_config()
@@ -61,7 +63,7 @@ class Dump:
             raise RunFolderError(f"{path / 'dump.json'} is not the description of a dump.") from error
         if seed not in config.seeds:
             raise RunFolderError(f"{path / 'dump.json'} is not the description of a dump: the run has no seed {seed}.")
-        return cls(path, config, iteration, seed, seen)
+        return cls(path, config, iteration, seed, one_line(seen, 500))
 
     def state(self, program: Program) -> TrainState:
         """Return the state before the iteration, of the dump's seed alone.

@@ -6,21 +6,38 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trpo_brax.config import Config, from_dict, to_dict
+from trpo_brax.config import Config, from_dict, override, to_dict
 from trpo_brax.errors import ConfigError, RunFolderError
-from trpo_brax.training.files import parse_json, read_json, read_text, write_json, write_text
+from trpo_brax.training.files import (
+    MOST_JSON_BYTES,
+    one_line,
+    open_plain,
+    parse_json,
+    read_json,
+    write_json,
+    write_text,
+)
 
 _MOST_METRICS_BYTES = 1 << 30
 _MOST_PROVENANCE_BYTES = 32 << 20
+_MOST_ENTRIES = 1_000_000
+_MOST_DEPTH = 16
+_MOST_FIELDS = 1000
+_MOST_CHARACTERS = 200
+_NAME = re.compile(r"[\w.:<>-]*")
 _WORDS = ("step_outcome", "parameter_fingerprint")
 """What in a record is text; all else is numbers."""
+_COUNTS = ("iteration", "seed", "env_steps", "episodes")
+_CLOCK = "wall_time_s"
+_GROUP = "environment"
+"""What in a record is itself numbers by name."""
 
 
 class RunFolder:
@@ -72,6 +89,9 @@ class RunFolder:
     def read_config(self) -> Config:
         """Return the run's configuration.
 
+        What it says of other machines and of programs to execute is left out, as everything in the folder may be
+        anybody's: whose coordinator to join, and which directory holds compiled programs, is the command line's to say.
+
         Raises:
             RunFolderError: this is no run folder, or its configuration is broken.
         """
@@ -80,9 +100,14 @@ class RunFolder:
         if not self.config_file.is_file():
             raise RunFolderError(f"{self.path} is not a run folder: it holds no config.json.")
         try:
-            return from_dict(read_json(self.config_file), f"{self.config_file}")
+            config = from_dict(read_json(self.config_file), f"{self.config_file}")
         except ConfigError as error:
             raise RunFolderError(str(error)) from error
+        # Names stand in messages and in pictures, where a dollar sign begins a formula.
+        if not all(_NAME.fullmatch(name) for name in (config.task, config.environment or "")):
+            raise RunFolderError(f"{self.config_file} names a task or an environment as none can be named.")
+        cache = "none" if config.runtime.compilation_cache == "none" else "auto"
+        return override(config, coordinator=None, num_processes=None, process_id=None, compilation_cache=cache)
 
     def read_provenance(self) -> dict[str, Any] | None:
         """Return what provenance.json holds, None where there is none.
@@ -103,12 +128,26 @@ class RunFolder:
         Raises:
             RunFolderError: it names the entry.
         """
-        for current, folders, files in os.walk(self.path, followlinks=False):
-            for name in [*folders, *files]:
-                mode = (Path(current) / name).lstat().st_mode
+        parts = (self.checkpoints, self.tensorboard, self.quarantine, self.dumps)
+        open_folders, count = [(self.path, 0)], 0
+        while open_folders:
+            current, depth = open_folders.pop()
+            for path, mode in _entries(current):
+                count += 1
+                what = None
                 if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                     what = "a link" if stat.S_ISLNK(mode) else "no plain file"
-                    raise RunFolderError(f"run_dir {self.path} is not used: {Path(current) / name} in it is {what}.")
+                elif path in parts and not stat.S_ISDIR(mode):
+                    what = "no folder"
+                elif path == self.learning_curve_file and path.lstat().st_nlink > 1:
+                    what = "a link"  # by another name: pictures are written over, not replaced
+                elif depth >= _MOST_DEPTH or count > _MOST_ENTRIES:
+                    what = f"beyond the {_MOST_ENTRIES:,} entries and {_MOST_DEPTH} levels that a run has at most"
+                if what is not None:
+                    inside = one_line(path.relative_to(self.path))
+                    raise RunFolderError(f"run_dir {self.path} is not used: {inside} in it is {what}.")
+                if stat.S_ISDIR(mode):
+                    open_folders.append((path, depth + 1))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -158,8 +197,13 @@ class RunFolder:
         """
         if not os.path.lexists(self.metrics_file):
             return []
-        *lines, _ = read_text(self.metrics_file, _MOST_METRICS_BYTES).split("\n")
-        return [self._record(line) for line in lines]
+        records = []
+        with open_plain(self.metrics_file, _MOST_METRICS_BYTES) as opened:
+            while (line := opened.readline(MOST_JSON_BYTES)).endswith(b"\n"):
+                records.append(self._record(line.decode("utf-8")))
+            if len(line) == MOST_JSON_BYTES:
+                raise RunFolderError(f"{self.metrics_file} holds a line of more than {MOST_JSON_BYTES} bytes.")
+        return records
 
     def cut_metrics(self, iteration: int) -> list[dict[str, Any]]:
         """Drop the metrics of iterations after `iteration` and return what is left."""
@@ -171,10 +215,20 @@ class RunFolder:
         record = parse_json(line, f"a line of {self.metrics_file}")
         if not isinstance(record, dict) or not all(_counts(record.get(name)) for name in ("iteration", "seed")):
             raise RunFolderError(f"{self.metrics_file} holds a line that is no record.")
+        if len(record) > _MOST_FIELDS:
+            raise RunFolderError(f"{self.metrics_file} holds a line of more than {_MOST_FIELDS} quantities.")
         for name, value in record.items():
-            sound = isinstance(value, str) if name in _WORDS else _is_quantity(value)
-            if not sound:
-                raise RunFolderError(f"{self.metrics_file} holds a line whose {name[:80]!r} is no number.")
+            if name in _WORDS:
+                sound = isinstance(value, str) and len(value) <= _MOST_CHARACTERS
+            elif name in _COUNTS:
+                sound = _counts(value)
+            elif name == _GROUP and isinstance(value, dict):
+                sound = len(value) <= _MOST_FIELDS and all(map(_is_quantity, value.values()))
+                sound = sound and max(map(len, value), default=0) <= _MOST_CHARACTERS
+            else:
+                sound = _is_quantity(value) and (value is not None or name != _CLOCK)
+            if not sound or len(name) > _MOST_CHARACTERS:
+                raise RunFolderError(f"{self.metrics_file} holds a line whose {one_line(name)!r} is no number.")
         return record
 
 
@@ -190,8 +244,13 @@ def _counts(value: Any) -> bool:
 
 
 def _is_quantity(value: Any) -> bool:
-    """Return whether this is a number, none, or one level of those by name."""
-    if isinstance(value, dict):
-        return all(not isinstance(item, dict) and _is_quantity(item) for item in value.values())
-    # A whole number may be beyond all floats, and those who draw it need a float.
-    return value is None or (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max)
+    """Return whether this is a number or none."""
+    return value is None or isinstance(value, (int, float))
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield (path, mode) of what is in a folder; what cannot be seen, or is taken away meanwhile, is left out."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                yield Path(entry.path), entry.stat(follow_symlinks=False).st_mode

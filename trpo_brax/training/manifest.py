@@ -58,12 +58,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def verify(folder: Path, most_bytes: int) -> dict[str, Any]:
+def verify(folder: Path, most_bytes: int, most_of: Mapping[str, int] | None = None) -> dict[str, Any]:
     """Compare a folder with its manifest, and return that.
 
     Args:
         folder: with `manifest.json` in it.
         most_bytes: all files together may hold.
+        most_of: folder in it -> most bytes that the files in that may hold.
 
     Raises:
         CheckpointError: a file is missing, superfluous, a link, or not the one written; the sentence says which.
@@ -71,9 +72,11 @@ def verify(folder: Path, most_bytes: int) -> dict[str, Any]:
     manifest = read_manifest(folder)
     wanted = manifest["files"]
     there = dict(_files(folder))
-    total = sum(path.stat().st_size for path in there.values())
-    if total > most_bytes:
-        raise CheckpointError(f"it holds {total:,} bytes, and at most {most_bytes:,} are expected")
+    sizes = {name: path.stat().st_size for name, path in there.items()}
+    for part, most in {"": most_bytes, **(most_of or {})}.items():
+        total = sum(size for name, size in sizes.items() if not part or name.startswith(f"{part}/"))
+        if total > most:
+            raise CheckpointError(f"{part or 'it'} holds {total:,} bytes, and at most {most:,} are expected")
     names = sorted((wanted.keys() | there.keys()) - {MANIFEST})
     for name in names:
         told = wanted.get(name)
@@ -81,9 +84,8 @@ def verify(folder: Path, most_bytes: int) -> dict[str, Any]:
             raise CheckpointError(f"{one_line(name)} is missing")
         if not isinstance(told, dict):
             raise CheckpointError(f"{one_line(name)} is not in its manifest")
-        size = there[name].stat().st_size
-        if size != told.get("size"):
-            raise CheckpointError(f"{one_line(name)} has {size} bytes, not {one_line(told.get('size'))}")
+        if sizes[name] != told.get("size"):
+            raise CheckpointError(f"{one_line(name)} has {sizes[name]} bytes, not {one_line(told.get('size'))}")
     # Afterwards: what has another size, or should not be there, is never read.
     for name in names:
         if _digest(there[name]) != wanted[name].get("sha256"):

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from brax.envs import Env
 
 
+_MOST_SIZE = 1 << 20
+"""Of an observation or an action."""
+
+
 class Run:
     """A training run on disk; open one with `Run.load`."""
 
@@ -130,8 +134,11 @@ class Run:
         try:
             low = tuple(-math.inf if bound is None else float(bound) for bound in data["action_low"])
             high = tuple(math.inf if bound is None else float(bound) for bound in data["action_high"])
-            return PolicySpecification(self.config.network, int(data["observation_size"]), ActionBounds(low, high))
-        except (KeyError, TypeError, ValueError) as error:
+            size = data["observation_size"]
+            if not (isinstance(size, int) and 1 <= size <= _MOST_SIZE and 1 <= len(low) == len(high) <= _MOST_SIZE):
+                raise ValueError("sizes that no task has")
+            return PolicySpecification(self.config.network, size, ActionBounds(low, high))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RunFolderError(f"{self._folder.task_file} is not the description of a task.") from error
 
 
