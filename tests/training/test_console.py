@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import time
 from typing import Any
@@ -118,3 +119,20 @@ class TestTerminal:
         with Console(screen).stage("Compiling"):
             pass
         assert re.search(r"Compiling: \d+\.\d s\n", screen.getvalue())
+
+
+def test_a_console_that_cannot_be_written_ends_nothing() -> None:
+    """A log on a disk that is full, and a reader that has gone."""
+    with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:
+        console = Console(full)
+        for _ in range(3):
+            console.note("a line")
+            console.warn("another")
+        with console.stage("working"):
+            pass
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as broken:
+        console = Console(broken)
+        for _ in range(3):
+            console.note("a line")

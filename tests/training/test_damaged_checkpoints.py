@@ -151,10 +151,57 @@ def test_where_all_are_damaged_it_begins_again_and_loses_none(run: Run, copy: Pa
     for iteration in ("2", "4"):
         DAMAGE["last byte"](copy / "checkpoints" / iteration / "manifest.json")
     shutil.copytree(copy / "checkpoints" / "4", copy / "quarantine" / "4")  # of an earlier time
+    metrics = (copy / "metrics.jsonl").read_bytes()
     resumed, told = resume(copy)
     assert told.count("quarantined") == 2
-    assert sorted(path.name for path in (copy / "quarantine").iterdir()) == ["2", "4", "4.2"]
+    assert f"There is no sound checkpoint: training begins again; its metrics so far are {copy}/quarantine" in told
+    assert sorted(path.name for path in (copy / "quarantine").iterdir()) == ["2", "4", "4.2", "metrics.jsonl"]
+    assert (copy / "quarantine" / "metrics.jsonl").read_bytes() == metrics
     assert_same_run(resumed, run)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "provenance.json", "task.json"])
+def test_other_files_that_are_broken_stop_no_resume(name: str, run: Run, copy: Path) -> None:
+    """The state is in the checkpoints: what describes the run is told, set aside or written anew."""
+    shutil.rmtree(copy / "checkpoints" / "4")
+    lines = (copy / name).read_bytes().splitlines(keepends=True)
+    lines[-1] = b"}" + lines[-1]
+    (copy / name).write_bytes(b"".join(lines))
+    resumed, told = resume(copy)
+    assert ("Warning" in told) == (name != "task.json")
+    assert name in told or name == "task.json"
+    assert_same_run(resumed, run)
+
+
+def test_a_summary_that_is_broken_is_written_anew(run: Run, copy: Path) -> None:
+    (copy / "summary.json").write_text('{"status": "fini')
+    resumed, _ = resume(copy)
+    assert resumed.summary["status"] == "finished"
+    assert_same_run(resumed, run)
+
+
+def test_metrics_that_were_lost_are_told(copy: Path) -> None:
+    """A disk may have taken a checkpoint, and not the lines before it."""
+    lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(lines[:3]))
+    _, told = resume(copy)
+    assert "metrics.jsonl holds nothing after iteration 3: some iterations are missing from it" in told
+
+
+@pytest.mark.parametrize("fault", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_a_disk_that_fails_says_nothing_of_its_checkpoints(
+    fault: OSError, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would all be moved away, one after the other, and the run begun again."""
+
+    def fail(*_: object) -> None:
+        raise fault
+
+    before = contents(copy)
+    monkeypatch.setattr("trpo_brax.training.manifest._digest", fail)
+    with pytest.raises(CheckpointError, match=f"cannot be read: {fault.strerror}"):
+        resume(copy)
+    assert contents(copy) == before
 
 
 def with_nan(state: Any, part: str) -> Any:
@@ -206,6 +253,12 @@ def test_a_reader_refuses_a_damaged_latest_and_changes_nothing(run: Run, copy: P
             Run.load(copy).policy(which)
     assert contents(copy) == before
     assert_bit_identical(Run.load(copy).policy(2).parameters, run.policy(2).parameters)
+
+
+def test_a_latest_that_was_never_whole_is_not_passed_over_either(copy: Path) -> None:
+    (copy / "checkpoints" / "4" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoints/4 is damaged: it has no manifest\.json"):
+        Run.load(copy).policy("latest")
 
 
 def test_a_checkpoint_of_another_run_with_the_same_shapes_is_refused_and_kept(run: Run, tmp_path: Path) -> None:

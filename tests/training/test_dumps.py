@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_its_batch_is_the_one_that_met_it(faulty: tuple[tb.Run, str]) -> None:
     (path,) = (run.path / "dumps").iterdir()
     dump, row = Dump.load(path), first_fault(run)
     program = program_of(dump)
-    _, _, shapes = jax.eval_shape(program.run_one, program.abstract_state)
+    _, _, shapes = jax.eval_shape(jax.vmap(program.iteration.with_batch), program.abstract_state)
     arrays = read_arrays(path / "batch", named_leaves(shapes), f"dump {path}")
     valid = np.asarray(arrays["transitions.valid"])[run.config.seeds.index(dump.seed)]
     assert valid.shape == (8, 10)
@@ -122,3 +123,24 @@ def test_a_damaged_or_foreign_dump_is_refused(faulty: tuple[tb.Run, str], tmp_pa
             Dump.load(path)
     finally:
         file.write_bytes(before)
+
+
+def test_a_folder_that_is_gone_gets_no_dump_and_training_goes_on(tmp_path: Path) -> None:
+    """The dump is told as lost; the run fails in the end for not being saved, and the folder is not made again."""
+
+    class Removing(Console):
+        def training(self, total_iterations: int, done: int) -> Any:
+            shutil.rmtree(tmp_path / "run")
+            return super().training(total_iterations, done)
+
+    told = io.StringIO()
+    with pytest.raises(tb.UserError, match="could not be saved") as caught:
+        tb.train(
+            tb.override(CONFIG, check_finite=True),
+            environment=Faulty(Fault("observation", step=3, one_in=7)),
+            run_dir=tmp_path / "run",
+            console=Removing(told),
+        )
+    assert caught.value.exit_status == 1
+    assert "the dump could not be written" in told.getvalue()
+    assert not (tmp_path / "run").exists()

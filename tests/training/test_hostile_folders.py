@@ -234,6 +234,12 @@ def test_it_means_nothing(name: str, hostile: Path, trained: Path) -> None:
     assert not (Path(sys.prefix) / "owned").exists()
 
 
+def test_a_reader_follows_no_link_either(hostile: Path) -> None:
+    linked("checkpoints")(hostile)
+    with pytest.raises(UserError, match="is a link"):
+        Run.load(hostile).policy("latest")
+
+
 def test_an_environment_named_in_a_folder_is_never_imported(hostile: Path) -> None:
     """Not by opening it, and not by resuming it without giving the environment again."""
     module = "tests_never_imported_by_a_run_folder"

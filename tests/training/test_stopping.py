@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -51,3 +52,22 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "asked\n")
+
+
+def test_a_second_signal_does_not_wait_for_what_python_waits_for() -> None:
+    """A call of C code that takes half a minute, as a compilation may: Python's handlers run only after it."""
+    code = (
+        "import hashlib\nfrom trpo_brax.training.stopping import StopRequest\n"
+        "with StopRequest():\n    print('ready', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 100_000_000)\n    print('returned', flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert (process.returncode, output) == (143, "")
+    assert time.monotonic() - started < 5.0

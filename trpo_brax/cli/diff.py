@@ -17,7 +17,7 @@ from trpo_brax.errors import ConfigError
 class DiffArguments:
     """Tell where two runs first differ and what could explain it; exit status 0: nowhere, 1: somewhere."""
 
-    runs: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN_A RUN_B")] = ()
+    runs: Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN_A RUN_B", help_behavior_hint="")] = ()
     """Two run folders."""
     json: bool = False
     """Print one JSON object and nothing else on standard output."""

@@ -18,6 +18,10 @@ from trpo_brax.evaluation.interquartile import Floats, bootstrap_interval, inter
 Axis = Literal["env_steps", "wall_time"]
 
 _SEEDS = {"seed", "num_seeds"}
+_MOST_SEEDS = 10_000
+_DRAWN = ("env_steps", "wall_time_s", "episode_return_mean", "episodes")
+_LARGEST = 2.0**128
+"""Of what is drawn: returns are a device's float32."""
 _MOST_POINTS = 2000
 """Of a drawn curve: a few for every pixel."""
 
@@ -49,8 +53,7 @@ class Curve:
     def of(cls, records: Iterable[dict[str, Any]]) -> Curve:
         """Return the curve of one seed's records, in whatever order they come."""
         rows = sorted(records, key=lambda record: record["iteration"])
-        names = ("env_steps", "wall_time_s", "episode_return_mean", "episodes")
-        return cls(*(np.array([row[name] for row in rows], np.float64) for name in names))  # None becomes NaN
+        return cls(*(np.array([row[name] for row in rows], np.float64) for name in _DRAWN))  # None becomes NaN
 
     def smoothed(self, window: int) -> Curve:
         """Return the curve of the mean over all episodes that ended in an iteration or the `window` - 1 before it."""
@@ -106,7 +109,8 @@ def group_runs(runs: Iterable[RecordedRun]) -> list[CurveGroup]:
     Groups stand in the order of their first runs. A run without a record adds no seed.
 
     Raises:
-        UserError: two runs hold the same seed of the same configuration, which would count it twice.
+        UserError: two runs hold the same seed of the same configuration, which would count it twice, or a record lacks
+            what is drawn.
     """
     members: list[list[RecordedRun]] = []
     for run in runs:
@@ -191,5 +195,16 @@ def _curves_by_seed(runs: Sequence[RecordedRun]) -> tuple[Curve, ...]:
                     f"{owner.name} and {run.name} both hold seed {seed} of one configuration, and a seed counts once: "
                     "leave one of them out."
                 )
+            missing = [name for name in _DRAWN if not _can_be_drawn(record.get(name, ""))]
+            if missing:
+                raise UserError(
+                    f"{run.name} cannot be drawn: {missing[0]} of iteration {record['iteration']} is no number."
+                )
             records.setdefault(seed, []).append(record)
+    if len(records) > _MOST_SEEDS:
+        raise UserError(f"{len(records)} seeds are too many for one curve: at most {_MOST_SEEDS}.")
     return tuple(Curve.of(records[seed]) for seed in sorted(records))
+
+
+def _can_be_drawn(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and -_LARGEST < value < _LARGEST)

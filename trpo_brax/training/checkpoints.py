@@ -71,6 +71,8 @@ class Checkpoints:
     def __init__(self, directory: Path, config: Config) -> None:
         self._directory = directory.absolute()
         self._config = config
+        if self._directory.is_symlink():
+            raise CheckpointError(f"{directory} is a link: it is not read.")
         if not self._directory.is_dir():
             raise CheckpointError(f"there is no folder {directory}, so no checkpoint to read.")
 
@@ -94,6 +96,9 @@ class Checkpoints:
         if not known:
             raise CheckpointError(f"{self._directory} holds no complete checkpoint.")
         if which == "latest":
+            if (newest := self.present()[-1]) != known[-1]:
+                # A checkpoint gets its name once it is whole: another one would not be the latest.
+                raise DamagedCheckpointError(f"checkpoint {self._folder(newest)} is damaged: it has no {MANIFEST}.")
             return known[-1]
         if which == "best":
             seed = self._config.seed if seed is None else seed
@@ -126,8 +131,11 @@ class Checkpoints:
             manifest = verify(folder, most_bytes, most_of)
             if manifest.get("iteration") != iteration:
                 raise CheckpointError("it was written under another iteration")
-        except OSError as error:
+        except FileNotFoundError as error:
             raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {error.strerror}.") from error
+        except OSError as error:
+            # A disk or a permission that fails says nothing of the checkpoint.
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {error.strerror}.") from error
         except CheckpointError as error:
             raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {error}.") from error
 

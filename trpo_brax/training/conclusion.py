@@ -8,6 +8,7 @@ from typing import Any
 
 from trpo_brax.config import Config
 from trpo_brax.environments import Task
+from trpo_brax.errors import UserError
 from trpo_brax.evaluation import (
     Episodes,
     EvaluationReport,
@@ -106,6 +107,9 @@ class _Conclusion:
                 reports = evaluate_seeds(
                     Run.load(self._folder.path), episodes=episodes, environment=own, stopped=lambda: bool(self._stop)
                 )
+        except UserError as error:
+            self._failure = f"the last policy could not be evaluated: {str(error).rstrip('.')}"
+            summary |= {"status": "failed", "failure": self._failure}
         except EvaluationStopped:
             summary |= {"status": "stopped", "signal": self._stop.signal}
         else:

@@ -26,7 +26,7 @@ class Console:
 
     def __init__(self, file: IO[str] | None = None) -> None:
         self._file = _own_copy(file if file is not None else sys.stdout)
-        self._rich = RichConsole(file=self._file, highlight=False, soft_wrap=True)
+        self._rich = _Rich(file=self._file, highlight=False, soft_wrap=True)
         self._live: Progress | None = None
         self._task: Any = None
         self._last_line = 0.0
@@ -34,9 +34,11 @@ class Console:
 
     def note(self, text: str) -> None:
         """Print one line."""
-        # `markup=False`: paths and error texts may hold square brackets.
-        self._rich.print(text, markup=False, emoji=False)
-        self._file.flush()
+        # A run outlives its console: a log on a full disk, or a reader that has gone, must not end it.
+        with contextlib.suppress(OSError):
+            # `markup=False`: paths and error texts may hold square brackets.
+            self._rich.print(text, markup=False, emoji=False)
+            self._file.flush()
 
     def warn(self, text: str) -> None:
         """Print one line that must not be overlooked, however wide the terminal is."""
@@ -99,6 +101,12 @@ class Console:
         finally:
             done.set()
             thread.join()
+
+
+class _Rich(RichConsole):
+    def on_broken_pipe(self) -> None:
+        """Fall silent; rich itself would end the process."""
+        self.quiet = True
 
 
 def _own_copy(file: IO[str]) -> IO[str]:

@@ -108,12 +108,7 @@ def write_dump(
         OSError: it cannot be written.
     """
     path = folder.dumps / str(iteration)
-    if processes.primary():
-        # A run that was resumed comes to the same iteration again.
-        if path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
-    processes.wait("the folder of the dump is there")
+    processes.together(lambda: _make_room(folder, path))
     save_arrays(path / "state", state)
     save_arrays(path / "batch", trajectory)
     if processes.primary():
@@ -123,3 +118,23 @@ def write_dump(
         write_json(path / "dump.json", told)
         write_manifest(path, {})
     return path
+
+
+def _make_room(folder: RunFolder, path: Path) -> None:
+    """Make the folder of a dump, in process 0.
+
+    Raises:
+        RunFolderError: the run folder is gone, or cannot be written.
+    """
+    if not processes.primary():
+        return
+    try:
+        if not folder.config_file.is_file():
+            raise RunFolderError(f"the run folder {folder.path} is gone.")
+        # A run that was resumed comes to the same iteration again.
+        if path.exists():
+            shutil.rmtree(path)
+        folder.dumps.mkdir(exist_ok=True)
+        path.mkdir()
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written: {error.strerror}.") from error

@@ -15,6 +15,7 @@ from trpo_brax.errors import RunFolderError
 
 MOST_JSON_BYTES = 1 << 20
 _MOST_DIGITS = 20
+_MOST_LEVELS = 50
 
 
 def read_json(file: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
@@ -35,7 +36,11 @@ def parse_json(text: str, what: str) -> Any:
             sentence names `what`.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
+        data = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
+        # Python reads a thousand levels, and then whoever goes through them by recursion fails.
+        if text.count("[") + text.count("{") > _MOST_LEVELS and _levels(data) > _MOST_LEVELS:
+            raise ValueError("too many levels")
+        return data
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{what} is not valid JSON.") from error
 
@@ -100,6 +105,15 @@ def one_line(text: object, most: int = 120) -> str:
     """Return what may be anybody's text without control characters, and without screens full of it."""
     line = str(text)[:most]
     return line if line.isprintable() else line.encode("unicode_escape").decode()[:most]
+
+
+def _levels(data: Any) -> int:
+    """Return how deep JSON is nested."""
+    level, levels = [data], 0
+    while level := [item for item in level if isinstance(item, (list, dict))]:
+        levels += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return levels
 
 
 def _refuse_constant(name: str) -> Any:

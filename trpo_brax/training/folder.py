@@ -9,11 +9,11 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trpo_brax.config import Config, from_dict, override, to_dict
+from trpo_brax.config import Config, from_dict, override, to_dict, walk
 from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.training.files import (
     MOST_JSON_BYTES,
@@ -31,11 +31,17 @@ _MOST_ENTRIES = 1_000_000
 _MOST_DEPTH = 16
 _MOST_FIELDS = 1000
 _MOST_CHARACTERS = 200
+_MOST = {"num_seeds": 10_000, "cpu_devices": 4096, "final_evaluation_episodes": 1_000_000}
+"""What needs memory by itself, before anything is known of what it would take."""
 _NAME = re.compile(r"[\w.:<>-]*")
 _WORDS = ("step_outcome", "parameter_fingerprint")
 """What in a record is text; all else is numbers."""
 _COUNTS = ("iteration", "seed", "env_steps", "episodes")
 _CLOCK = "wall_time_s"
+_LONGEST = 1e12
+_RETURNS = ("episode_return_mean", "episode_return_std")
+_LARGEST = 2.0**128
+"""Returns are a device's float32."""
 _GROUP = "environment"
 """What in a record is itself numbers by name."""
 
@@ -106,6 +112,10 @@ class RunFolder:
         # Names stand in messages and in pictures, where a dollar sign begins a formula.
         if not all(_NAME.fullmatch(name) for name in (config.task, config.environment or "")):
             raise RunFolderError(f"{self.config_file} names a task or an environment as none can be named.")
+        values = {name: value for name, value, _ in walk(config)}
+        for name, most in _MOST.items():
+            if (values[name] or 0) > most:
+                raise RunFolderError(f"{self.config_file} asks for {name} {values[name]}; at most {most} is believed.")
         cache = "none" if config.runtime.compilation_cache == "none" else "auto"
         return override(config, coordinator=None, num_processes=None, process_id=None, compilation_cache=cache)
 
@@ -205,10 +215,40 @@ class RunFolder:
                 raise RunFolderError(f"{self.metrics_file} holds a line of more than {MOST_JSON_BYTES} bytes.")
         return records
 
+    def readable_metrics(self) -> tuple[list[dict[str, Any]], bool]:
+        """Return the records of metrics.jsonl that can be read and are whole, and whether there were other lines."""
+        if not os.path.lexists(self.metrics_file):
+            return [], False
+        records, damaged = [], False
+        with open_plain(self.metrics_file, _MOST_METRICS_BYTES) as opened:
+            while line := opened.readline(MOST_JSON_BYTES):
+                if line.endswith(b"\n"):
+                    try:
+                        record = self._record(line.decode("utf-8"))
+                    except (RunFolderError, UnicodeDecodeError):
+                        damaged = True
+                    else:
+                        damaged |= not _is_complete(record)
+                        records += [record] if _is_complete(record) else []
+        return records, damaged
+
+    def set_aside(self, file: Path) -> Path:
+        """Move a file into `quarantine/`, and return where it is now.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        self.quarantine.mkdir(exist_ok=True)
+        target, taken = self.quarantine / file.name, 1
+        while os.path.lexists(target):
+            taken += 1
+            target = self.quarantine / f"{file.name}.{taken}"
+        return file.rename(target)
+
     def cut_metrics(self, iteration: int) -> list[dict[str, Any]]:
         """Drop the metrics of iterations after `iteration` and return what is left."""
         kept = [record for record in self.read_metrics() if record["iteration"] <= iteration]
-        write_text(self.metrics_file, "".join(f"{json.dumps(record)}\n" for record in kept))
+        write_records(self.metrics_file, kept)
         return kept
 
     def _record(self, line: str) -> dict[str, Any]:
@@ -232,6 +272,11 @@ class RunFolder:
         return record
 
 
+def write_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write a metrics.jsonl whole or not at all."""
+    write_text(file, "".join(f"{json.dumps(record)}\n" for record in records))
+
+
 def default_run_dir(config: Config) -> Path:
     """Return runs/TASK-SEED-TIMESTAMP, or FIRST-LAST for SEED where there are several."""
     name = config.environment.rpartition(":")[2] if config.environment else config.task
@@ -246,6 +291,13 @@ def _counts(value: Any) -> bool:
 def _is_quantity(value: Any) -> bool:
     """Return whether this is a number or none."""
     return value is None or isinstance(value, (int, float))
+
+
+def _is_complete(record: dict[str, Any]) -> bool:
+    """Return whether a record, sound in itself, holds all that a curve and a summary are made of."""
+    if not {*_COUNTS, _CLOCK, *_RETURNS} <= record.keys() or not 0 <= record[_CLOCK] < _LONGEST:
+        return False
+    return all(record[name] is None or -_LARGEST < record[name] < _LARGEST for name in _RETURNS)
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, int]]:

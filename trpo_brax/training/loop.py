@@ -130,10 +130,10 @@ def _check_resumable(folder: RunFolder, config: Config) -> None:
 def _finished(folder: RunFolder, config: Config) -> bool:
     if not folder.summary_file.is_file():
         return False
-    summary = read_json(folder.summary_file)
     try:
+        summary = read_json(folder.summary_file)
         finished = summary["status"] == "finished" and summary["iterations"] >= config.total_iterations
         evaluated = summary["evaluation"] is not None or config.record.final_evaluation_episodes == 0
-    except (KeyError, TypeError) as error:
-        raise RunFolderError(f"{folder.summary_file} is not the summary of a run.") from error
+    except (RunFolderError, KeyError, TypeError):
+        return False  # A summary that is broken is written anew; what the run is, is in its checkpoints.
     return bool(finished and evaluated)

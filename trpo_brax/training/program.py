@@ -111,7 +111,8 @@ class Program:
         if self._compiled is not None:
             return
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        lowered = self._chunk.lower(self.abstract_state, count)
+        by_one = self.config.runtime.check_finite
+        lowered = self._one.lower(self.abstract_state) if by_one else self._chunk.lower(self.abstract_state, count)
         # XLA compiles outside Python's lock, one program on one core.
         with ThreadPoolExecutor(1) as background:
             compiling = background.submit(lowered.compile)
@@ -125,7 +126,8 @@ class Program:
         Metrics lead with [1], or [1, K] for several seeds, as those of a chunk of one iteration; the batch's leaves
         with [N, T], or [K, N, T].
         """
-        new_state, metrics, trajectory = self._one(state)
+        self.compile()
+        new_state, metrics, trajectory = self._compiled(state)
         return new_state, jax.tree.map(lambda leaf: leaf[None], metrics), trajectory
 
     def sound(self, state: TrainState) -> bool:

@@ -27,8 +27,8 @@ from trpo_brax.training.folder import RunFolder
 from trpo_brax.training.manifest import write_manifest
 from trpo_brax.training.state import TrainState
 
-FAULTS = (OSError, ValueError, RuntimeError)
-"""What a disk that is full, slow or gone makes Orbax and its storage library raise."""
+FAULTS = (OSError, ValueError, RuntimeError, CheckpointError)
+"""What a disk that is full, slow or gone makes Orbax, its storage library and our own reading raise."""
 _MOST_SECONDS = 600
 """A save may take."""
 _UNFINISHED = (".unsealed", ".removed")

@@ -13,21 +13,21 @@ import jax
 
 from trpo_brax.config import Config, to_dict
 from trpo_brax.environments import Task
-from trpo_brax.errors import ConfigError, RunFolderError
+from trpo_brax.errors import ConfigError, RunFolderError, UserError
 from trpo_brax.training import faults, processes
 from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.conclusion import Stretch
 from trpo_brax.training.console import Console
 from trpo_brax.training.dumps import write_dump
 from trpo_brax.training.files import write_json
-from trpo_brax.training.folder import RunFolder
+from trpo_brax.training.folder import RunFolder, write_records
 from trpo_brax.training.metrics import across_seeds, record
 from trpo_brax.training.program import CHUNK_CAPACITY, Program
 from trpo_brax.training.provenance import provenance
 from trpo_brax.training.recorder import Recorder
 from trpo_brax.training.rollout import Trajectory
 from trpo_brax.training.run import write_task
-from trpo_brax.training.saving import CheckpointSaver, reason
+from trpo_brax.training.saving import FAULTS, CheckpointSaver, reason
 from trpo_brax.training.state import TrainState
 from trpo_brax.training.stopping import StopRequest
 from trpo_brax.training.summary import last_episodes, mean_return, of_seed
@@ -95,7 +95,9 @@ class Session:
 
     def _restore(self, program: Program) -> TrainState | None:
         """Return the state of the newest sound checkpoint, None where there is none; damaged ones are moved away."""
-        if not self._folder.checkpoints.is_dir():
+        # Process 0 decides: what another one sees of a shared folder may be older.
+        if not processes.from_primary(int(self._folder.checkpoints.is_dir())):
+            self._begin_again()
             return None
         checkpoints = Checkpoints(self._folder.checkpoints, self._config)
 
@@ -107,6 +109,7 @@ class Session:
             newest = processes.together(lambda: checkpoints.newest_intact(quarantine) if processes.primary() else None)
             newest = processes.from_primary(newest)
             if newest is None:
+                self._begin_again()
                 return None
             at = newest
             with self._console.stage(f"Restoring the checkpoint of iteration {at}"):
@@ -115,13 +118,32 @@ class Session:
                 sound = program.sound(state)
             if sound:
                 break
-            if processes.primary():
-                quarantine(at, f"checkpoint {self._folder.checkpoints / str(at)} holds numbers that are not finite")
-            processes.wait("the checkpoint is out of the way")
+            why = f"checkpoint {self._folder.checkpoints / str(at)} holds numbers that are not finite"
+            processes.together(functools.partial(quarantine, at, why) if processes.primary() else _nothing)
         self._restored = self._done = at
-        self._records = [row for row in self._folder.read_metrics() if row["iteration"] <= at]
+        self._records = self._kept_records(at)
         self._wall_time = self._records[-1]["wall_time_s"] if self._records else 0.0
         return state
+
+    def _begin_again(self) -> None:
+        """Say so where a run that had come somewhere has no checkpoint left, and keep what its metrics were."""
+        if not processes.primary() or not self._folder.metrics_file.is_file():
+            return
+        try:
+            kept = self._folder.set_aside(self._folder.metrics_file)
+        except OSError as error:
+            raise RunFolderError(f"run_dir {self._folder.path} cannot be written: {reason(error)}.") from error
+        self._console.warn(f"There is no sound checkpoint: training begins again; its metrics so far are {kept}.")
+
+    def _kept_records(self, iteration: int) -> list[dict[str, Any]]:
+        """Return the records up to a checkpoint; what cannot be read of the others is no loss, and of them is told."""
+        records, damaged = self._folder.readable_metrics()
+        kept = [row for row in records if row["iteration"] <= iteration]
+        last = kept[-1]["iteration"] if kept else 0
+        if processes.primary() and (damaged or last < iteration):
+            why = "lines that are no records" if damaged else f"nothing after iteration {last}"
+            self._console.warn(f"{self._folder.metrics_file} holds {why}: some iterations are missing from it.")
+        return kept
 
     def _run_chunks(self, program: Program, state: TrainState | None) -> None:
         config, console, devices = self._config, self._console, self._devices
@@ -155,12 +177,21 @@ class Session:
         try:
             write_task(self._folder, self._task)
             write_json(self._folder.config_file, to_dict(self._config))
-            earlier = self._folder.read_provenance()
+            earlier = self._earlier()
             write_json(self._folder.provenance_file, provenance(self._devices, self._done, earlier))
-            self._folder.cut_metrics(self._done)
+            write_records(self._folder.metrics_file, self._records)
             self._recorder = Recorder(self._folder, self._records, several=self._config.num_seeds > 1)
         except OSError as error:
             raise RunFolderError(f"run_dir {self._folder.path} cannot be written: {reason(error)}.") from error
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """Return the provenance so far; one that is broken is set aside."""
+        try:
+            return self._folder.read_provenance()
+        except RunFolderError as error:
+            kept = self._folder.set_aside(self._folder.provenance_file)
+            self._console.warn(f"{str(error).rstrip('.')}; it is now {kept}.")
+            return None
 
     def _dispatch_all(self, program: Program, state: TrainState) -> TrainState:
         """Keep the device busy: while it runs one chunk, the one before is recorded. Return the last state."""
@@ -171,6 +202,10 @@ class Session:
             length, signal = processes.agree(self._chunk_length(dispatched), self._stop.signal)
             if signal is not None:
                 break
+            if pending is not None and self._iteration_is_long():
+                self._complete(program, pending)
+                pending = None
+                continue
             started = time.monotonic()
             if self._config.runtime.check_finite:
                 state = self._run_checked(program, state, dispatched)
@@ -218,7 +253,7 @@ class Session:
         self._dumped = True
         try:
             path = write_dump(self._folder, before, trajectory, iteration=iteration, seed=seed, seen=seen)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (*FAULTS, UserError) as error:
             self._console.warn(f"Iteration {iteration}: {seen}; the dump could not be written: {reason(error)}.")
         else:
             own = "" if self._config.environment is None else f" --environment {self._config.environment}"
@@ -232,6 +267,10 @@ class Session:
         length = max(1, min(CHUNK_CAPACITY, int(seconds / self._seconds_per_iteration)))
         every = self._config.record.checkpoint_every
         return min(length, self._total - dispatched, every - dispatched % every)
+
+    def _iteration_is_long(self) -> bool:
+        """Return whether two iterations in flight would be more than `max_chunk_seconds` allows."""
+        return 2 * (self._seconds_per_iteration or 0.0) > self._config.runtime.max_chunk_seconds
 
     def _checkpoint_due(self, iteration: int) -> bool:
         return iteration % self._config.record.checkpoint_every == 0 or iteration == self._total
@@ -305,7 +344,8 @@ class Session:
         """See to it that the last state is on disk; where even another attempt fails, the run has."""
         fault = self._saver.settle()
         self._warn(fault)
-        unsaved = self._done > self._restored and self._saver.saved != self._done
+        # As process 0 sees it, which alone can name a checkpoint: another attempt is one of all.
+        unsaved = processes.from_primary(int(self._done > self._restored and self._saver.saved != self._done))
         if self._failure is None and unsaved:
             fault = self._save(program, state) or self._saver.settle()
             if self._saver.saved != self._done and self._failure is None:
@@ -321,6 +361,10 @@ class Session:
     def _warn(self, fault: str | None) -> None:
         if fault is not None:
             self._console.warn(f"A checkpoint could not be saved; training goes on, and tries again: {fault}.")
+
+
+def _nothing() -> None:
+    """Another process does it."""
 
 
 def _refuse_too_large(program: Program) -> None:
