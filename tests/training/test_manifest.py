@@ -174,6 +174,11 @@ DAMAGE: dict[str, tuple[Change, list[str]]] = {
     # Names
     "a name of several lines": (write("with\na line \x1b[31m in it", flip(0)), [LINE]),
     "a new name of several lines": (lambda folder: (folder / "a\r\nb\x07").touch(), ["a\\r\\nb\\x07"]),
+    "a link with a name of several lines": (lambda folder: (folder / "a\nb").symlink_to("small"), ["a\\nb is a link"]),
+    "a name of several lines missing": (
+        lambda folder: (folder / "with\na line \x1b[31m in it").unlink(),
+        [f"{LINE} is missing"],
+    ),
     "a name that is not UTF-8": (
         lambda folder: Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe")).touch(),
         ["\\udcff\\udcfe", "not in its manifest"],
