@@ -16,6 +16,7 @@ import math
 import mmap
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,17 @@ from trpo_brax.training.state import TrainState
 
 # Orbax reports on its own workings through absl; what went wrong reaches us as an exception.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
-# Where one write of a save fails, asyncio prints a traceback for each of the others, which Orbax does not wait for.
-logging.getLogger("asyncio").addFilter(
-    lambda record: not ("never retrieved" in record.getMessage() and "orbax-checkpoint-tmp" in record.getMessage())
-)
+
+
+def _is_ours_to_tell(record: logging.LogRecord) -> bool:
+    """Return False for a traceback of a write that Orbax did not wait for, once another of the save had failed."""
+    if "never retrieved" not in record.getMessage():
+        return True
+    trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+    return "orbax" not in record.getMessage() + trace
+
+
+logging.getLogger("asyncio").addFilter(_is_ours_to_tell)
 
 ACTING = ("policy", "statistics")
 """The fields of TrainState in the item `policy`."""
@@ -334,6 +342,8 @@ def _stored_names(folder: Path) -> list[str]:
     """
     told = read_json(folder / "_METADATA")
     sound = told["use_ocdbt"] is True and not told["use_zarr3"] and told["store_array_data_equal_to_fill_value"] is True
+    # Where this file is, Orbax takes arrays from it, as it once wrote them.
+    sound = sound and not os.path.lexists(folder / "checkpoint")
     names = []
     for entry in told["tree_metadata"].values():
         (key,), value = entry["key_metadata"], entry["value_metadata"]
