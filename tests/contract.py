@@ -24,4 +24,13 @@ EVALUATION_KEYS = [
     "return_cvar_05",
     "length_mean",
     "failure_rate",
+    "failure",
+    "nonfinite_rate",
+    "return_quantile_25",
+    "return_quantile_50",
+    "return_quantile_75",
+    "return_quantile_95",
+    "return_max",
+    "length_min",
+    "length_max",
 ]

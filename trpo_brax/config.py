@@ -138,9 +138,13 @@ class RecordConfig(Checked):
     checkpoint_every: Annotated[int, Count(1), MAY_CHANGE] = 25
     """Iterations between checkpoints; there is always one at the end."""
     checkpoints_to_keep: Annotated[int, Count(1), MAY_CHANGE] = 3
-    """Latest checkpoints kept, besides the best by training return."""
+    """Latest checkpoints kept, besides the best: by evaluation return with eval_every, else by training return."""
     final_evaluation_episodes: Annotated[int, Count(0), MAY_CHANGE] = 128
     """Episodes of the last policy, acting by its mode, evaluated when training has finished; 0: none."""
+    eval_every: Annotated[int, Count(0), MAY_CHANGE] = 0
+    """Iterations between evaluations of the policy's mode, and one at each checkpoint; 0: none before the end."""
+    eval_episodes: Annotated[int, Count(1), MAY_CHANGE] = 128
+    """Episodes of each of those evaluations."""
 
 
 @dataclass(frozen=True)

@@ -121,12 +121,12 @@ def evaluate_and_write(
         runner = EpisodeRunner(
             task,
             act,
-            episodes=EPISODES,
+            batch=EPISODES,
             episode_length=EPISODE_LENGTH,
             devices=jax.local_devices()[: job.devices],
         )
         for point in spread(training.points, job.points):
-            report = summarize(runner.run(point.parameters, jax.random.PRNGKey(_EVALUATION_SEED)))
+            report = summarize(runner.run(point.parameters, jax.random.PRNGKey(_EVALUATION_SEED), episodes=EPISODES))
             rows.append(
                 {
                     "env_steps": point.env_steps,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import trpo_brax as tb
@@ -503,6 +504,7 @@ class TestWholeCommands:
         report = json.loads(told.out)
         assert list(report) == EVALUATION_KEYS and told.out.count("\n") == 1
         wanted = tb.evaluate(Run.load("new"), episodes=12, environment=History()).to_dict()
+        assert report.pop("failure") == wanted.pop("failure") == "terminated or non-finite"
         assert report == pytest.approx(wanted, rel=1e-6)
 
         assert main(["evaluate", "new", "--environment", HISTORY, "--episodes", "12", "--checkpoint", "2"]) == 0
@@ -519,3 +521,36 @@ class TestWholeCommands:
         assert main(RESUME) == 0
         after = {name: what for name, what in contents(here / "run").items() if name.startswith("checkpoints")}
         assert after == before and (here / "run/metrics.jsonl").read_text() == metrics
+
+
+class TestEvaluate:
+    """What evaluate writes and counts, on a run of four iterations."""
+
+    def test_every_episode_is_written_and_the_predicate_decides(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["evaluate", "run", "--environment", HISTORY, "--episodes", "12", "--json"]
+        assert main([*words, "--output", "all.npz", "--failure", "length < 5 or return < -1", "--seed", "3"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        with np.load(here / "all.npz") as found:
+            failed = (found["lengths"] < 5) | (found["returns"] < -1) | found["nonfinite"]
+            np.testing.assert_array_equal(found["failed"], failed)
+            assert found["returns"].shape == (12,) and found["returns"].mean() == pytest.approx(report["return_mean"])
+            assert str(found["failure"]) == report["failure"] and int(found["seed"]) == 3
+        assert report["failure_rate"] == pytest.approx(failed.mean()) and 0 < failed.sum() < 12
+        assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--failure", "reward < 3"], ["failure", "return < 500"]),
+            (["--output", "all.csv"], ["output", ".npz"]),
+            (["--output", "nowhere/all.npz"], ["nowhere/all.npz", "no such folder"]),
+        ],
+    )
+    def test_what_cannot_work_is_said(
+        self, here: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: list[str]
+    ) -> None:
+        refused_untouched(
+            ["evaluate", "run", "--environment", HISTORY, "--episodes", "2", *options], words, here, capsys
+        )

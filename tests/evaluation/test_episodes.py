@@ -13,7 +13,7 @@ import pytest
 from tests.tiny_environments import Countdown, EndsItself, Fault, Faulty, History, PointMass, TinyEnvironment
 from trpo_brax.config import NetworkConfig, RolloutConfig
 from trpo_brax.environments import Task, own_task
-from trpo_brax.evaluation import EpisodeRunner, Episodes, EvaluationStopped, policy_actor, run_episodes
+from trpo_brax.evaluation import EpisodeRunner, Episodes, EvaluationStopped, Watcher, batch_size, policy_actor
 from trpo_brax.policy import ActionBounds, ObservationStatistics, Policy, PolicySpecification
 
 KEY = jax.random.PRNGKey(7)
@@ -36,6 +36,15 @@ def policy_for(task: Task, seed: int = 0) -> Policy:
     moments = (np.asarray(50.0), generator.normal(size=size), squares)
     statistics = ObservationStatistics(*(jnp.asarray(moment, jnp.float32) for moment in moments))
     return Policy(specification, specification.networks().initial_policy(jax.random.PRNGKey(seed)), statistics)
+
+
+def run_episodes(
+    task: Task, policy: Policy, *, episodes: int, key: jax.Array, stochastic: bool = False, **options: Any
+) -> Episodes:
+    """Run episodes of one policy, all in one batch."""
+    act = policy_actor(policy.specification, stochastic=stochastic)
+    runner = EpisodeRunner(task, act, batch=episodes, **options)
+    return runner.run((policy.parameters, policy.statistics), key, episodes=episodes)
 
 
 def one_by_one(
@@ -179,32 +188,151 @@ class TestKeys:
         """At the same observation, actions drawn for different episodes and steps differ."""
         task = task_of(EndsItself(50))
         policy = policy_for(task)
-        paid = dataclasses.replace(task, environment=PaysItsAction())
+        paid = dataclasses.replace(task, environment=PaysItsAction(50))
         found = run_episodes(paid, policy, episodes=64, episode_length=1, key=KEY, stochastic=True)
         inside = found.returns[np.abs(found.returns) < 1.0]
         assert inside.size > 10 and np.unique(inside).size == inside.size
 
 
 class PaysItsAction(EndsItself):
-    """Pays the action it receives; says nothing else."""
+    """Pays the action it receives, or a multiple of it."""
+
+    def __init__(self, limit: int, scale: float | jax.Array = 1.0) -> None:
+        super().__init__(limit)
+        self._scale = scale
 
     def step(self, state: Any, action: jax.Array) -> Any:
-        return super().step(state, action).replace(reward=action[0])
+        return super().step(state, action).replace(reward=self._scale * action[0])
 
 
-def test_an_evaluation_asks_on_its_way_whether_to_stop_and_is_the_same_if_not() -> None:
-    """In stretches of any length the episodes are those of one go, bit for bit; told to stop, it stops."""
-    task = task_of(PointMass())
+@pytest.fixture(scope="module")
+def pausing() -> tuple[Task, Policy, EpisodeRunner]:
+    """A runner of batches of 4, over two devices, of sampled actions; its episodes end at different times."""
+    task = task_of(History())
     policy = policy_for(task)
-    runner = EpisodeRunner(task, policy_actor(policy.specification, stochastic=True), episodes=6, episode_length=40)
-    acting = (policy.parameters, policy.statistics)
-    whole, asked = runner.run(acting, KEY), []
-    halting = runner.run(acting, KEY, stopped=lambda: bool(asked.append(None)))
-    assert len(asked) > 2
-    for name in ("returns", "lengths", "terminated", "nonfinite"):
-        assert getattr(whole, name).tobytes() == getattr(halting, name).tobytes()
-    limit = len(asked)
-    asked.clear()
-    with pytest.raises(EvaluationStopped):
-        runner.run(acting, KEY, stopped=lambda: bool(asked.append(None)) or len(asked) == limit - 1)
-    assert len(asked) == limit - 1
+    act = policy_actor(policy.specification, stochastic=True)
+    runner = EpisodeRunner(task, act, batch=4, episode_length=LIMIT, devices=jax.devices()[:2])
+    return task, policy, runner
+
+
+def assert_bit_for_bit(ours: Episodes, theirs: Episodes) -> None:
+    """Compare every bit of every episode."""
+    for field in dataclasses.fields(Episodes):
+        assert getattr(ours, field.name).tobytes() == getattr(theirs, field.name).tobytes(), field.name
+
+
+class TestBatches:
+    """More episodes than run at once."""
+
+    def test_batches_are_the_episodes_of_a_loop_and_a_last_short_one_adds_none(
+        self, pausing: tuple[Task, Policy, EpisodeRunner]
+    ) -> None:
+        task, policy, runner = pausing
+        found = runner.run((policy.parameters, policy.statistics), KEY, episodes=10)
+        assert_same(found, one_by_one(task, policy, 10, stochastic=True))
+
+    @pytest.mark.parametrize("episodes", [1, 3, 4, 5])
+    def test_any_number_is_the_beginning_of_more(
+        self, pausing: tuple[Task, Policy, EpisodeRunner], episodes: int
+    ) -> None:
+        _, policy, runner = pausing
+        acting = (policy.parameters, policy.statistics)
+        assert_bit_for_bit(
+            runner.run(acting, KEY, episodes=episodes), runner.run(acting, KEY, episodes=9).first(episodes)
+        )
+
+    def test_one_program_serves_all(self, pausing: tuple[Task, Policy, EpisodeRunner]) -> None:
+        """What counts is how often the policy is traced."""
+        task, policy, _ = pausing
+        traced = []
+        act = policy_actor(policy.specification, stochastic=False)
+        counting = lambda acting, observations, keys: traced.append(None) or act(acting, observations, keys)
+        runner = EpisodeRunner(task, counting, batch=4, episode_length=LIMIT)
+        for episodes in (3, 4, 11):
+            runner.run((policy.parameters, policy.statistics), KEY, episodes=episodes)
+        assert len(traced) == 1
+
+    @pytest.mark.parametrize(
+        ("episodes", "devices", "wanted"), [(1, 1, 1), (7, 2, 8), (8, 2, 8), (10_000, 2, 2048), (10_000, 3, 3072)]
+    )
+    def test_the_size_of_a_batch(self, episodes: int, devices: int, wanted: int) -> None:
+        assert batch_size(episodes, devices) == wanted
+
+
+class TestAHostsPolicy:
+    """A policy that is no JAX."""
+
+    def test_its_episodes_are_those_of_the_compiled_one(self, pausing: tuple[Task, Policy, EpisodeRunner]) -> None:
+        task, policy, _ = pausing
+        act = policy_actor(policy.specification, stochastic=False)
+        runner = EpisodeRunner(task, act, batch=4, episode_length=LIMIT)
+        wanted = runner.run((policy.parameters, policy.statistics), KEY, episodes=10)
+        compiled = jax.jit(policy.__call__)
+        found = runner.run_by_host(lambda observations: np.asarray(compiled(observations)), KEY, episodes=10)
+        for name in ("lengths", "terminated", "nonfinite"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+        np.testing.assert_allclose(found.returns, wanted.returns, rtol=1e-6)
+
+    def test_its_actions_are_what_is_done(self) -> None:
+        paid = dataclasses.replace(task_of(EndsItself(3)), environment=PaysItsAction(3))
+        runner = EpisodeRunner(paid, lambda *_: pytest.fail("nobody asked"), batch=2, episode_length=LIMIT)
+        found = runner.run_by_host(lambda observations: np.array([[0.25], [-0.5]]), KEY, episodes=2)
+        np.testing.assert_array_equal(found.returns, [0.75, -1.5])
+
+
+class TestRecording:
+    """Episodes seen again, step by step."""
+
+    def test_it_is_the_same_episode_and_its_states_follow_from_each_other(
+        self, pausing: tuple[Task, Policy, EpisodeRunner]
+    ) -> None:
+        task, policy, runner = pausing
+        acting = (policy.parameters, policy.statistics)
+        whole = runner.run(acting, KEY, episodes=10)
+        found = runner.record(acting, KEY, episodes=10, chosen=[9, 1, 2])
+        assert sorted(found) == [1, 2, 9]
+        for index, recording in found.items():
+            assert_bit_for_bit(recording.episode, Episodes(*(x[index : index + 1] for x in vars(whole).values())))
+            assert len(recording.physics) == len(recording.returns) == whole.lengths[index] + 1
+            assert recording.returns[0] == 0.0 and recording.returns[-1] == whole.returns[index]
+            start = jax.jit(task.environment.reset)(jax.random.split(jax.random.fold_in(KEY, index))[0])
+            jax.tree.map(np.testing.assert_array_equal, recording.physics[0], jax.device_get(start.pipeline_state))
+
+
+class TestWatching:
+    """Somebody who is asked and told while episodes run."""
+
+    def test_it_changes_nothing_is_told_of_the_episodes_that_ended_and_stops(
+        self, pausing: tuple[Task, Policy, EpisodeRunner]
+    ) -> None:
+        _, policy, runner = pausing
+        acting, told, asked = (policy.parameters, policy.statistics), [], []
+        whole = runner.run(acting, KEY, episodes=10)
+        watcher = Watcher(lambda: bool(asked.append(None)), told.append)
+        assert_bit_for_bit(runner.run(acting, KEY, episodes=10, watcher=watcher), whole)
+        assert told == sorted(told) and told[-1] == 10 and len(set(told)) > 3
+        limit = len(asked)
+        assert limit > 3
+        asked.clear()
+        halting = Watcher(lambda: bool(asked.append(None)) or len(asked) == limit - 1)
+        with pytest.raises(EvaluationStopped):
+            runner.run(acting, KEY, episodes=10, watcher=halting)
+        assert len(asked) == limit - 1
+
+
+class TestWorlds:
+    """One program for a family of environments."""
+
+    def test_the_world_decides_and_is_traced_once(self) -> None:
+        base, built = task_of(PaysItsAction(4)), []
+
+        def family(scale: jax.Array) -> Task:
+            built.append(scale)
+            return dataclasses.replace(base, environment=PaysItsAction(4, scale))
+
+        act = lambda parameters, observations, keys: jnp.ones((observations.shape[0], 1))
+        runner = EpisodeRunner(family, act, batch=2, episode_length=LIMIT)
+        for scale in (0.5, 2.0):
+            found = runner.run(None, KEY, episodes=3, world=jnp.float32(scale))
+            np.testing.assert_array_equal(found.returns, [4 * scale] * 3)
+        assert all(isinstance(scale, jax.core.Tracer) for scale in built) and len(built) <= 3

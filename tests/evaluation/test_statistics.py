@@ -56,6 +56,12 @@ def test_against_numpy_and_scipy(count: int) -> None:
     assert report.return_cvar_05 == pytest.approx(worst.mean(), rel=1e-12)
     assert report.length_mean == pytest.approx(episodes.lengths.mean(dtype=np.float64))
     assert report.failure_rate == pytest.approx(np.count_nonzero(episodes.terminated | episodes.nonfinite) / count)
+    assert report.nonfinite_rate == pytest.approx(np.count_nonzero(episodes.nonfinite) / count)
+    for share in (25, 50, 75, 95):
+        wanted = np.quantile(returns, share / 100)
+        assert getattr(report, f"return_quantile_{share}") == pytest.approx(wanted, rel=1e-12)
+    assert report.return_max == returns.max()
+    assert (report.length_min, report.length_max) == (min(episodes.lengths), max(episodes.lengths))
     assert report.return_min <= report.return_cvar_05 <= report.return_mean
 
 
@@ -78,7 +84,9 @@ def test_the_dictionary_has_the_promised_keys_and_is_json() -> None:
     told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert list(told) == EVALUATION_KEYS
     assert type(told["episodes"]) is int
-    assert all(type(told[name]) is float for name in EVALUATION_KEYS[1:])
+    whole, words = {"episodes", "length_min", "length_max"}, {"failure"}
+    for name, value in told.items():
+        assert type(value) is (int if name in whole else str if name in words else float), name
 
 
 def test_the_episodes_come_along() -> None:

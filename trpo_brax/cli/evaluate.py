@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
+from trpo_brax.cli.opening import open_run
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Platform
+from trpo_brax.errors import UserError
 from trpo_brax.training.console import Console
+
+if TYPE_CHECKING:
+    from trpo_brax.evaluation import Episodes, Failure
 
 
 @dataclass(frozen=True)
@@ -24,13 +29,18 @@ class EvaluateArguments:
     run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     checkpoint: str = "latest"
-    """latest, best (by training return) or an iteration."""
+    """latest, best (by evaluation return, where --eval-every was on, else by training return) or an iteration."""
     episodes: int = 1000
-    """How many; they run in parallel, each environment's first."""
+    """How many; they run in parallel, in batches, each environment's first."""
     stochastic: bool = False
     """Sample actions as in training, instead of acting by the mode."""
+    failure: str = "terminated"
+    """What counts as a failed episode: "terminated" (before its time limit), "return < X", "length < X", or several
+    with "or"; one that goes non-finite always fails."""
     seed: int = 0
     """Seed of the episodes; no training draws from the same stream."""
+    output: str | None = None
+    """File to write every episode to, as NumPy's .npz: returns, lengths, terminated, nonfinite, failed."""
     policy_seed: int | None = None
     """Whose policy, in a run of several seeds; by default the first one's."""
     environment: str | None = None
@@ -55,32 +65,53 @@ def evaluate(words: list[str]) -> int:
     return 0
 
 
-def _report(arguments: EvaluateArguments) -> dict[str, float | int]:
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from trpo_brax.config import RuntimeConfig
-    from trpo_brax.environments import load_environment
-    from trpo_brax.training import Run
-    from trpo_brax.training import evaluate as evaluate_run
-    from trpo_brax.training.devices import configure
-    from trpo_brax.training.run import check_evaluation
-
+def _report(arguments: EvaluateArguments) -> dict[str, Any]:
     console = Console(sys.stderr)
-    run = Run.load(arguments.run)
-    check_evaluation(arguments.episodes, arguments.seed)
-    for note in configure(RuntimeConfig(platform=arguments.platform), arguments.episodes):
-        console.note(note)
-    environment = load_environment(arguments.environment) if arguments.environment else None
+    from trpo_brax.evaluation import Failure, Watcher, summarize
+    from trpo_brax.training.evaluator import Evaluator, check_episodes
+
     # What cannot work is said before anything slow is begun.
-    run.task(environment)
-    run.policy(arguments.checkpoint, policy_seed=arguments.policy_seed)
-    with console.stage(f"Evaluating {arguments.episodes} episodes"):
-        report = evaluate_run(
-            run,
-            episodes=arguments.episodes,
-            checkpoint=arguments.checkpoint,
-            stochastic=arguments.stochastic,
-            seed=arguments.seed,
-            policy_seed=arguments.policy_seed,
-            environment=environment,
-        )
-    return report.to_dict()
+    check_episodes(arguments.episodes, arguments.seed)
+    failure = Failure(arguments.failure)
+    if arguments.output is not None and Path(arguments.output).suffix != ".npz":
+        raise UserError(f"output must be a file that ends in .npz, not {arguments.output}.")
+    if arguments.output is not None and not Path(arguments.output).absolute().parent.is_dir():
+        raise UserError(f"{arguments.output} cannot be written: there is no such folder.")
+    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.episodes, console)
+    evaluator = Evaluator(
+        opened.run,
+        episodes=arguments.episodes,
+        checkpoint=arguments.checkpoint,
+        policy_seeds=[opened.run.check_seed(arguments.policy_seed)],
+        stochastic=arguments.stochastic,
+        environment=opened.environment,
+    )
+    with console.counting("Evaluating", arguments.episodes) as progress:
+        episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
+    if arguments.output is not None:
+        write_episodes(Path(arguments.output), episodes, failure, arguments.seed)
+    return summarize(episodes, failure).to_dict()
+
+
+def write_episodes(file: Path, episodes: Episodes, failure: Failure, seed: int) -> None:
+    """Write every episode as a compressed .npz, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    import numpy as np
+
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        with temporary.open("wb") as opened:
+            np.savez_compressed(
+                opened,
+                **vars(episodes),
+                failed=failure(episodes),
+                failure=np.array(str(failure)),
+                seed=np.array(seed),
+            )
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{file} cannot be written: {error.strerror}.") from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trpo_brax.config import NetworkConfig
 from trpo_brax.policy.actions import ActionBounds
@@ -63,3 +65,12 @@ class Policy:
         distribution = self.specification.distribution(self.parameters, self.statistics, observation)
         raw = distribution.mode() if key is None else distribution.sample(key)
         return self.specification.bounds.to_environment(raw)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of all that decides how it acts: specification and every number."""
+        digest = hashlib.sha256(repr(self.specification).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path((self.parameters, self.statistics)):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()

@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trpo_brax.training.evaluator import evaluate
     from trpo_brax.training.loop import train
-    from trpo_brax.training.run import Run, evaluate
+    from trpo_brax.training.run import Run
 
 __all__ = ["Run", "evaluate", "train"]
 
@@ -16,6 +17,8 @@ def __getattr__(name: str) -> Any:
     # The console is needed before JAX is: importing it must not import all the rest.
     if name == "train":
         return import_module("trpo_brax.training.loop").train
-    if name in ("Run", "evaluate"):
-        return getattr(import_module("trpo_brax.training.run"), name)
+    if name == "evaluate":
+        return import_module("trpo_brax.training.evaluator").evaluate
+    if name == "Run":
+        return import_module("trpo_brax.training.run").Run
     raise AttributeError(f"module 'trpo_brax.training' has no attribute {name!r}")

@@ -30,7 +30,7 @@ from trpo_brax.config import Config, from_dict, shaping_differences
 from trpo_brax.errors import CheckpointError, ConfigError, RunFolderError
 from trpo_brax.policy import ObservationStatistics, PolicySpecification
 from trpo_brax.training.files import one_line, parse_json, read_json
-from trpo_brax.training.manifest import MANIFEST, read_manifest, verify
+from trpo_brax.training.manifest import MANIFEST, manifest_hash, read_manifest, verify
 from trpo_brax.training.state import TrainState
 
 # Orbax reports on its own workings through absl; what went wrong reaches us as an exception.
@@ -49,6 +49,8 @@ logging.getLogger("asyncio").addFilter(_is_ours_to_tell)
 
 ACTING = ("policy", "statistics")
 """The fields of TrainState in the item `policy`."""
+TRAINING_RETURNS, EVALUATION_RETURNS = "training_returns", "evaluation_returns"
+"""Of a manifest: each seed's mean return, by what a checkpoint is ranked."""
 MOST_BYTES = 64 << 30
 """Of a checkpoint's files."""
 MOST_POLICY_BYTES = 4 << 30
@@ -111,8 +113,7 @@ class Checkpoints:
         if which == "best":
             seed = self._config.seed if seed is None else seed
             # Before any episode has ended there is nothing to rank by; the latest is as good as any.
-            ranked = [(self.training_return(step, seed), step) for step in known]
-            return max((-math.inf if value is None else value, step) for value, step in ranked)[1]
+            return max((self.rank(step, seed) or (False, -math.inf), step) for step in known)[1]
         if not str(which).isdecimal():
             raise CheckpointError(f"checkpoint must be best, latest or an iteration, not {one_line(repr(which))}.")
         iteration = _number(str(which))
@@ -243,18 +244,32 @@ class Checkpoints:
     def _folder(self, iteration: int) -> Path:
         return self._directory / str(iteration)
 
-    def training_return(self, iteration: int, seed: int) -> float | None:
+    def hash(self, iteration: int) -> str:
+        """Return the SHA-256 of a checkpoint's manifest.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return manifest_hash(self._folder(iteration))
+
+    def rank(self, iteration: int, seed: int) -> tuple[bool, float] | None:
         """Return what a seed's checkpoint is ranked by, None where it does not compete for best.
+
+        That is whether it was evaluated, and its mean return: an evaluation says more than what training saw.
 
         Raises:
             DamagedCheckpointError: its manifest cannot be read.
         """
         try:
-            returns = read_manifest(self._folder(iteration)).get("training_returns")
+            manifest = read_manifest(self._folder(iteration))
         except CheckpointError as error:
             raise DamagedCheckpointError(f"checkpoint {self._folder(iteration)} is damaged: {error}.") from error
-        value = returns.get(str(seed)) if isinstance(returns, dict) else None
-        return float(value) if isinstance(value, (int, float)) else None
+        for name in (EVALUATION_RETURNS, TRAINING_RETURNS):
+            returns = manifest.get(name)
+            value = returns.get(str(seed)) if isinstance(returns, dict) else None
+            if isinstance(value, (int, float)):
+                return name == EVALUATION_RETURNS, float(value)
+        return None
 
     def _read(self, iteration: int, items: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> dict[str, jax.Array]:
         folder, whole = self._folder(iteration), "training" in items

@@ -14,6 +14,7 @@ from trpo_brax.evaluation import (
     EvaluationReport,
     EvaluationStopped,
     RecordedRun,
+    Watcher,
     group_runs,
     learning_curve,
     plot_groups,
@@ -21,9 +22,10 @@ from trpo_brax.evaluation import (
 )
 from trpo_brax.training import processes
 from trpo_brax.training.console import Console
+from trpo_brax.training.evaluator import Evaluator
 from trpo_brax.training.files import write_json
 from trpo_brax.training.folder import RunFolder
-from trpo_brax.training.run import Run, evaluate_seeds
+from trpo_brax.training.run import Run
 from trpo_brax.training.saving import reason
 from trpo_brax.training.stopping import StopRequest
 from trpo_brax.training.summary import last_episodes, of_seed
@@ -104,9 +106,11 @@ class _Conclusion:
         own = self._task.environment if config.environment is not None else None
         try:
             with self._console.stage(f"Evaluating {what}"):
-                reports = evaluate_seeds(
-                    Run.load(self._folder.path), episodes=episodes, environment=own, stopped=lambda: bool(self._stop)
-                )
+                evaluator = Evaluator(Run.load(self._folder.path), episodes=episodes, environment=own)
+                watcher = Watcher(stopped=lambda: bool(self._stop))
+                reports = {
+                    seed: summarize(evaluator.run(episodes, policy_seed=seed, watcher=watcher)) for seed in config.seeds
+                }
         except UserError as error:
             self._failure = f"the last policy could not be evaluated: {str(error).rstrip('.')}"
             summary |= {"status": "failed", "failure": self._failure}

@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from rich.console import Console as RichConsole
@@ -53,6 +54,22 @@ class Console:
         self.note(f"{text}: {time.monotonic() - start:.1f} s")
 
     @contextlib.contextmanager
+    def counting(self, text: str, total: int, unit: str = "episodes") -> Iterator[Callable[[int], None]]:
+        """Show how many of `total` are done, as told to the function given, and how long it took in the end."""
+        start = time.monotonic()
+        if self._rich.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+            with Progress(*columns, console=self._rich, transient=True) as progress:
+                task = progress.add_task(f"{text}: 0 of {total:,} {unit}", total=total)
+                yield lambda done: progress.update(
+                    task, completed=done, description=f"{text}: {done:,} of {total:,} {unit}"
+                )
+        else:
+            with self._heartbeat(text) as beat:
+                yield lambda done: beat.append(f"{done:,} of {total:,} {unit}")
+        self.note(f"{text}: {total:,} {unit} in {time.monotonic() - start:.1f} s")
+
+    @contextlib.contextmanager
     def training(self, total_iterations: int, done: int) -> Iterator[None]:
         """Show `iteration` lines inside the block."""
         if not self._rich.is_terminal:
@@ -85,19 +102,22 @@ class Console:
             yield
 
     @contextlib.contextmanager
-    def _heartbeat(self, text: str) -> Iterator[None]:
+    def _heartbeat(self, text: str) -> Iterator[deque[str]]:
+        """Say every few seconds that something goes on, and what was last put into what the block is given."""
         self.note(f"{text} ...")
         done = threading.Event()
         start = time.monotonic()
+        news: deque[str] = deque(maxlen=1)
 
         def beat() -> None:
             while not done.wait(_HEARTBEAT_SECONDS):
-                self.note(f"{text} ... {time.monotonic() - start:.0f} s")
+                said = "".join(f", {words}" for words in tuple(news))
+                self.note(f"{text} ... {time.monotonic() - start:.0f} s{said}")
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
-            yield
+            yield news
         finally:
             done.set()
             thread.join()

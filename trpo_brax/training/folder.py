@@ -31,7 +31,7 @@ _MOST_ENTRIES = 1_000_000
 _MOST_DEPTH = 16
 _MOST_FIELDS = 1000
 _MOST_CHARACTERS = 200
-_MOST = {"num_seeds": 10_000, "cpu_devices": 4096, "final_evaluation_episodes": 1_000_000}
+_MOST = {"num_seeds": 10_000, "cpu_devices": 4096, "final_evaluation_episodes": 1_000_000, "eval_episodes": 1_000_000}
 """What needs memory by itself, before anything is known of what it would take."""
 _NAME = re.compile(r"[\w.:<>-]*")
 _WORDS = ("step_outcome", "parameter_fingerprint")

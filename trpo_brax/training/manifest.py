@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trpo_brax.errors import CheckpointError, RunFolderError
-from trpo_brax.training.files import one_line, read_json
+from trpo_brax.training.files import one_line, open_plain, read_json
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -37,6 +37,19 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def manifest_hash(folder: Path) -> str:
+    """Return the SHA-256 of a folder's manifest, in hexadecimal; it holds that of every other file.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        with open_plain(folder / MANIFEST, _MOST_BYTES) as opened:
+            return hashlib.sha256(opened.read(_MOST_BYTES)).hexdigest()
+    except RunFolderError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import jax
 
 from trpo_brax.config import Config
 from trpo_brax.environments import Task, brax_task, environment_name, own_task
 from trpo_brax.errors import ConfigError, RunFolderError, TaskError
-from trpo_brax.evaluation import EpisodeRunner, EvaluationReport, policy_actor, summarize
 from trpo_brax.policy import ActionBounds, Policy, PolicySpecification
 from trpo_brax.training.checkpoints import Checkpoints
-from trpo_brax.training.devices import largest_divisor
 from trpo_brax.training.files import read_json, write_json
 from trpo_brax.training.folder import RunFolder
-from trpo_brax.training.streams import Stream, stream_key
 
 if TYPE_CHECKING:
     from brax.envs import Env
@@ -85,6 +79,31 @@ class Run:
         parameters, statistics = checkpoints.restore_policy(iteration, self._specification(), seed)
         return Policy(self._specification(), parameters, statistics)
 
+    def resolve(self, which: str | int = "latest", *, policy_seed: int | None = None) -> int:
+        """Return the iteration of the checkpoint meant by `latest`, `best` or an iteration.
+
+        Raises:
+            ConfigError: the run has no such seed.
+            CheckpointError: there is no such checkpoint.
+        """
+        return Checkpoints(self._folder.checkpoints, self.config).resolve(which, self.check_seed(policy_seed))
+
+    def checkpoints(self) -> list[int]:
+        """Return the iterations of the complete checkpoints, ascending.
+
+        Raises:
+            CheckpointError: there is no folder of them.
+        """
+        return Checkpoints(self._folder.checkpoints, self.config).iterations()
+
+    def checkpoint_hash(self, iteration: int) -> str:
+        """Return the SHA-256, in hexadecimal, of a checkpoint's manifest, which holds that of each of its files.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return Checkpoints(self._folder.checkpoints, self.config).hash(iteration)
+
     def check_seed(self, policy_seed: int | None) -> int:
         """Return the seed whose policy is meant, the run's first by default.
 
@@ -142,14 +161,6 @@ class Run:
             raise RunFolderError(f"{self._folder.task_file} is not the description of a task.") from error
 
 
-def check_evaluation(episodes: int, seed: int) -> None:
-    """Raise a `ConfigError` where an evaluation cannot have this many episodes or this seed."""
-    if episodes < 1:
-        raise ConfigError(f"episodes must be at least 1, not {episodes}.")
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"seed must be at least 0 and less than 2^32, not {seed}.")
-
-
 def write_task(folder: RunFolder, task: Task) -> None:
     """Save sizes and bounds, so that a policy can be opened with no environment at hand."""
     bounds = {
@@ -157,80 +168,3 @@ def write_task(folder: RunFolder, task: Task) -> None:
         "action_high": [bound if math.isfinite(bound) else None for bound in task.action_high],
     }
     write_json(folder.task_file, {"name": task.name, "observation_size": task.observation_size, **bounds})
-
-
-def evaluate(
-    run: Run,
-    *,
-    episodes: int = 1000,
-    checkpoint: str | int = "latest",
-    stochastic: bool = False,
-    seed: int = 0,
-    policy_seed: int | None = None,
-    environment: Env | None = None,
-) -> EvaluationReport:
-    """Run episodes of a trained policy, in parallel, each environment's first, and describe their returns.
-
-    Args:
-        run: the run.
-        episodes: how many.
-        checkpoint: `latest`, `best` or an iteration.
-        stochastic: sample actions as in training, instead of acting by the mode.
-        seed: of the episodes; drawn from a stream that no training uses.
-        policy_seed: whose policy, in a run of several seeds; by default the first one's.
-        environment: for a run on an environment of the user's own, that environment.
-
-    Raises:
-        UserError: the run, checkpoint or environment cannot be used.
-    """
-    chosen = run.check_seed(policy_seed)
-    reports = evaluate_seeds(
-        run,
-        episodes=episodes,
-        checkpoint=checkpoint,
-        stochastic=stochastic,
-        seed=seed,
-        policy_seeds=[chosen],
-        environment=environment,
-    )
-    return reports[chosen]
-
-
-def evaluate_seeds(
-    run: Run,
-    *,
-    episodes: int,
-    checkpoint: str | int = "latest",
-    stochastic: bool = False,
-    seed: int = 0,
-    policy_seeds: Sequence[int] | None = None,
-    environment: Env | None = None,
-    stopped: Callable[[], bool] | None = None,
-) -> dict[int, EvaluationReport]:
-    """Evaluate the policies of several of a run's seeds, all of them by default, by one compiled program.
-
-    All meet the same episodes. `stopped` is asked every second or so whether to give up; the other arguments are those
-    of `evaluate`.
-
-    Raises:
-        UserError: the run, checkpoint or environment cannot be used.
-        EvaluationStopped: `stopped` said so.
-    """
-    check_evaluation(episodes, seed)
-    rollout = run.config.rollout
-    chosen = run.config.seeds if policy_seeds is None else policy_seeds
-    policies = {policy_seed: run.policy(checkpoint, policy_seed=policy_seed) for policy_seed in chosen}
-    available = jax.local_devices()
-    runner = EpisodeRunner(
-        run.task(environment),
-        policy_actor(policies[chosen[0]].specification, stochastic=stochastic),
-        episodes=episodes,
-        episode_length=rollout.episode_length,
-        action_repeat=rollout.action_repeat,
-        devices=available[: largest_divisor(episodes, len(available))],
-    )
-    key = stream_key(jax.random.PRNGKey(seed), Stream.EVALUATION)
-    return {
-        policy_seed: summarize(runner.run((policy.parameters, policy.statistics), key, stopped))
-        for policy_seed, policy in policies.items()
-    }

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from trpo_brax.config import Config, to_dict
 from trpo_brax.errors import CheckpointError
 from trpo_brax.training import processes
-from trpo_brax.training.checkpoints import Checkpoints, first_line, items_of, named_leaves
+from trpo_brax.training.checkpoints import TRAINING_RETURNS, Checkpoints, first_line, items_of, named_leaves
 from trpo_brax.training.folder import RunFolder
 from trpo_brax.training.manifest import write_manifest
 from trpo_brax.training.state import TrainState
@@ -51,23 +51,23 @@ class CheckpointSaver:
         self.saved: int | None = None
         """The iteration last saved whole, of those asked for here."""
 
-    def save(self, iteration: int, state: TrainState, training_returns: Mapping[int, float]) -> str | None:
+    def save(
+        self, iteration: int, state: TrainState, returns: Mapping[int, float], ranked_by: str = TRAINING_RETURNS
+    ) -> str | None:
         """Begin to save `state`, which must not be donated meanwhile; the writing goes on in the background.
 
         Args:
             iteration: of the state.
             state: of the run, on any devices.
-            training_returns: what the best is chosen by, for each seed that has one; none: not a candidate.
+            returns: what the best is chosen by, for each seed that has one; none: not a candidate.
+            ranked_by: what those are: `TRAINING_RETURNS` or `EVALUATION_RETURNS`.
 
         Returns:
             None, or why it, or the save before it, failed.
         """
         before = self.settle()
         directory = self._folder.checkpoints.absolute()
-        facts = {
-            "iteration": iteration,
-            "training_returns": {str(seed): value for seed, value in training_returns.items()},
-        }
+        facts = {"iteration": iteration, ranked_by: {str(seed): value for seed, value in returns.items()}}
         try:
             if processes.primary():
                 self._refuse_if_gone()
@@ -140,8 +140,8 @@ class CheckpointSaver:
             for iteration in known:
                 # A damaged one is nobody's best.
                 with contextlib.suppress(CheckpointError):
-                    value = checkpoints.training_return(iteration, seed)
-                    ranked += [] if value is None else [(value, iteration)]
+                    rank = checkpoints.rank(iteration, seed)
+                    ranked += [] if rank is None else [(rank, iteration)]
             kept |= {max(ranked)[1]} if ranked else set()
         for iteration in known:
             if iteration not in kept:

@@ -14,14 +14,16 @@ import jax
 from trpo_brax.config import Config, to_dict
 from trpo_brax.environments import Task
 from trpo_brax.errors import ConfigError, RunFolderError, UserError
+from trpo_brax.evaluation import EvaluationStopped
 from trpo_brax.training import faults, processes
-from trpo_brax.training.checkpoints import Checkpoints
+from trpo_brax.training.checkpoints import EVALUATION_RETURNS, TRAINING_RETURNS, Checkpoints
 from trpo_brax.training.conclusion import Stretch
 from trpo_brax.training.console import Console
 from trpo_brax.training.dumps import write_dump
 from trpo_brax.training.files import write_json
 from trpo_brax.training.folder import RunFolder, write_records
 from trpo_brax.training.metrics import across_seeds, record
+from trpo_brax.training.periodic import RANKED_BY, PeriodicEvaluation, absent, evaluation_line
 from trpo_brax.training.program import CHUNK_CAPACITY, Program
 from trpo_brax.training.provenance import provenance
 from trpo_brax.training.recorder import Recorder
@@ -67,6 +69,7 @@ class Session:
         self._total = config.total_iterations
         self._task = task
         self._saver = CheckpointSaver(folder, config)
+        self._evaluation = PeriodicEvaluation(config, task) if config.record.eval_every else None
         self._recorder: Recorder | None = None
         self._records: list[dict[str, Any]] = []
         self._restored = self._done = 0
@@ -215,11 +218,13 @@ class Session:
             if pending is not None:
                 self._complete(program, pending)
             # Only now: a CPU's copy waits for the chunk, and the one before has to be timed first.
-            copy = program.copy(state) if self._checkpoint_due(dispatched + length) else None
+            due = self._checkpoint_due(dispatched + length) or self._evaluation_due(dispatched + length)
+            copy = program.copy(state) if due else None
             pending = _Chunk(dispatched, length, metrics, started, copy)
             dispatched += length
-            if self._seconds_per_iteration is None:
-                # Nothing is known yet of how long an iteration takes: measure one before two are in flight.
+            if self._seconds_per_iteration is None or self._evaluation_due(dispatched):
+                # Nothing is known yet of how long an iteration takes: measure one before two are in flight. And
+                # what an evaluation takes is not training.
                 self._complete(program, pending)
                 pending = None
         if pending is not None and self._failure is None:
@@ -230,7 +235,8 @@ class Session:
         """Run one iteration, and dump the first that met anything that is not finite."""
         started = time.monotonic()
         state, metrics, trajectory = program.run_one(before)
-        copy = state if self._checkpoint_due(dispatched + 1) else None
+        due = self._checkpoint_due(dispatched + 1) or self._evaluation_due(dispatched + 1)
+        copy = state if due else None
         rows = self._complete(program, _Chunk(dispatched, 1, metrics, started, copy))
         if not self._dumped:
             self._dump_if_seen(program, rows, before, state, trajectory)
@@ -265,8 +271,8 @@ class Session:
             return 1
         seconds = min(_SECONDS_PER_CHUNK, self._config.runtime.max_chunk_seconds / 2)
         length = max(1, min(CHUNK_CAPACITY, int(seconds / self._seconds_per_iteration)))
-        every = self._config.record.checkpoint_every
-        return min(length, self._total - dispatched, every - dispatched % every)
+        beats = [self._config.record.checkpoint_every, self._config.record.eval_every or CHUNK_CAPACITY]
+        return min(length, self._total - dispatched, *(every - dispatched % every for every in beats))
 
     def _iteration_is_long(self) -> bool:
         """Return whether two iterations in flight would be more than `max_chunk_seconds` allows."""
@@ -274,6 +280,10 @@ class Session:
 
     def _checkpoint_due(self, iteration: int) -> bool:
         return iteration % self._config.record.checkpoint_every == 0 or iteration == self._total
+
+    def _evaluation_due(self, iteration: int) -> bool:
+        every = self._config.record.eval_every
+        return every > 0 and (iteration % every == 0 or self._checkpoint_due(iteration))
 
     def _complete(self, program: Program, chunk: _Chunk) -> list[dict[str, Any]]:
         """Wait for a chunk, write its records, save its state where that is due, and return the last rows."""
@@ -296,9 +306,12 @@ class Session:
                     "wall_time_s": round(self._wall_time, 4),
                     "steps_per_second": round(steps / seconds, 1),
                     **record(jax.tree.map(lambda leaf, at=(index, position): leaf[at], by_seed)),
+                    **absent(self._config),
                 }
                 for position, seed in enumerate(seeds)
             ]
+            if chunk.copy is not None and index == chunk.length - 1:
+                self._evaluate(program, chunk.copy, rows)
             self._records += rows
             if self._recorder is not None:
                 self._recorder.add(rows)
@@ -309,9 +322,23 @@ class Session:
         self._console.iteration(across_seeds(rows), self._total, (self._total - self._done) * seconds)
         if jax.process_count() == 1 and not self._saver.busy():
             self._warn(self._saver.settle())
-        if chunk.copy is not None and self._failure is None:
+        if chunk.copy is not None and self._checkpoint_due(self._done) and self._failure is None:
             self._warn(self._save(program, chunk.copy))
         return rows
+
+    def _evaluate(self, program: Program, state: TrainState, rows: list[dict[str, Any]]) -> None:
+        """Put the figures of an evaluation into the rows of the iteration done, where one is due."""
+        if self._evaluation is None or not self._evaluation_due(self._done) or not program.sound(state):
+            return
+        try:
+            figures = self._evaluation(state, self._done, lambda: bool(self._stop))
+        except EvaluationStopped:
+            return
+        finally:
+            self._clock = time.monotonic()
+        for row in rows:
+            row.update(figures[row["seed"]])
+        self._console.note(evaluation_line(self._config, self._done, list(figures.values())))
 
     def _flush(self) -> None:
         """Write the records; those that the disk does not take wait for the next time."""
@@ -334,11 +361,15 @@ class Session:
         every = self._config.record.checkpoint_every
         returns = {}
         # Only checkpoints on the beat compete for best: when a run was stopped must not decide which policy that is.
+        ranked_by = TRAINING_RETURNS if self._evaluation is None else EVALUATION_RETURNS
         if self._done % every == 0:
             recent = [row for row in self._records if row["iteration"] > self._done - every]
-            means = {seed: mean_return(of_seed(recent, seed)) for seed in self._config.seeds}
+            if self._evaluation is None:
+                means = {seed: mean_return(of_seed(recent, seed)) for seed in self._config.seeds}
+            else:
+                means = {row["seed"]: row[RANKED_BY] for row in recent if row["iteration"] == self._done}
             returns = {seed: mean for seed, mean in means.items() if mean is not None}
-        return self._saver.save(self._done, state, returns)
+        return self._saver.save(self._done, state, returns, ranked_by)
 
     def _save_last(self, program: Program, state: TrainState) -> None:
         """See to it that the last state is on disk; where even another attempt fails, the run has."""

@@ -21,6 +21,11 @@ class Stream(enum.IntEnum):
     STARTING_POOL = 4
     ACTION = 5
     EVALUATION = 6
+    TRAINING_EVALUATION = 7
+    CHOICE = 8
+    CERTIFICATION = 9
+    PERTURBATION = 10
+    VERIFICATION = 11
 
 
 def stream_key(key: jax.Array, stream: Stream) -> jax.Array:
