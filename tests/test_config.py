@@ -29,6 +29,8 @@ MAY_CHANGE_ON_RESUME = {
     "checkpoint_every",
     "checkpoints_to_keep",
     "final_evaluation_episodes",
+    "eval_every",
+    "eval_episodes",
     "platform",
     "cpu_devices",
     "coordinator",
@@ -82,6 +84,8 @@ EDGES: list[tuple[str, list[Any], list[Any]]] = [
     ("checkpoint_every", [1], [0]),
     ("checkpoints_to_keep", [1], [0]),
     ("final_evaluation_episodes", [0], [-1]),
+    ("eval_every", [0], [-1]),
+    ("eval_episodes", [1], [0]),
     ("cpu_devices", [None, 1], [0]),
     ("max_chunk_seconds", [1e-3], [0.0]),
     ("max_nonfinite_share", [0.0, 1.0], [-1e-9, 1.000001]),
@@ -286,6 +290,20 @@ class TestJson:
         config = override(Config(), **changes)
         for original in (Config(), config):
             assert from_dict(json.loads(json.dumps(to_dict(original), allow_nan=False))) == original
+
+    @pytest.mark.parametrize("name", sorted(MAY_CHANGE_ON_RESUME - {"total_steps"}))
+    def test_a_setting_that_came_later_takes_its_default_where_it_does_not_shape_learning(self, name: str) -> None:
+        data = to_dict(Config())
+        group = next(part for part in data.values() if isinstance(part, dict) and name in part)
+        del group[name]
+        assert from_dict(data) == Config()
+
+    @pytest.mark.parametrize(("group", "name"), [("rollout", "num_envs"), ("critic", "critic_epochs")])
+    def test_one_that_shapes_learning_is_missed(self, group: str, name: str) -> None:
+        data = to_dict(Config())
+        del data[group][name]
+        with pytest.raises(ConfigError, match=f"{group}, lacks the field '{name}'"):
+            from_dict(data)
 
     def test_whole_numbers_in_the_file_are_numbers(self) -> None:
         data = to_dict(Config())

@@ -87,8 +87,10 @@ def replace_fields(node: Any, values: Mapping[str, Any]) -> Any:
     return type(node)(**changes)
 
 
-def from_fields(cls: type[Checked], data: Any, where: str) -> Checked:
+def from_fields(cls: type[Checked], data: Any, where: str, may_lack: str | None = None) -> Checked:
     """Build a tree from JSON's dictionaries; unknown and missing fields are refused by name.
+
+    Fields of nested dataclasses whose annotations hold `may_lack` take their defaults where they are missing.
 
     Raises:
         ConfigError: with one sentence that names `where` and the field.
@@ -101,11 +103,20 @@ def from_fields(cls: type[Checked], data: Any, where: str) -> Checked:
             raise ConfigError(f"{where} holds the unknown field {str(name)[:40]!r}.")
     values = {}
     for name, hint in fields.items():
-        if name not in data:
-            raise ConfigError(f"{where} lacks the field {name!r}.")
         nested = isinstance(hint, type) and issubclass(hint, Checked)
-        values[name] = from_fields(hint, data[name], f"{where}, {name},") if nested else data[name]
+        if name in data:
+            values[name] = _nested(hint, data[name], f"{where}, {name},", may_lack) if nested else data[name]
+        else:
+            raise ConfigError(f"{where} lacks the field {name!r}.")
     return cls(**values)
+
+
+def _nested(cls: type[Checked], data: Any, where: str, may_lack: str | None) -> Checked:
+    if isinstance(data, dict) and may_lack is not None:
+        defaults = cls()
+        hints = field_types(cls)
+        data = {name: getattr(defaults, name) for name, hint in hints.items() if may_lack in get_args(hint)} | data
+    return from_fields(cls, data, where, may_lack)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -243,7 +243,9 @@ def to_dict(config: Checked) -> dict[str, Any]:
 def from_dict(data: Any, where: str = "the configuration") -> Config:
     """Build a `Config` from `to_dict`'s output; unknown and missing fields are refused by name.
 
+    A setting that does not shape learning and came with a later version takes its default.
+
     Raises:
         ConfigError: with one sentence that names `where` and the field.
     """
-    return typing.cast(Config, from_fields(Config, data, where))
+    return typing.cast(Config, from_fields(Config, data, where, MAY_CHANGE))
