@@ -33,6 +33,8 @@ Backend = Literal["spring", "positional", "generalized", "mjx"]
 Activation = Literal["tanh", "swish", "relu", "elu"]
 Mode = Literal["trpo", "natural_gradient"]
 Platform = Literal["auto", "cpu", "gpu"]
+MOST_DELAY = 8
+"""Control steps by which the observations of a perturbed world can come late."""
 MAY_CHANGE = "may change when a run is resumed: it does not shape learning"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from trpo_brax.checked import suggest
 from trpo_brax.cli.bench import bench
+from trpo_brax.cli.certify import certify
 from trpo_brax.cli.diff import diff
 from trpo_brax.cli.environments import check, tasks
 from trpo_brax.cli.evaluate import evaluate
@@ -20,6 +21,7 @@ from trpo_brax.errors import ConfigError, UserError
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "train": (train, "[TASK] [options]", "train a policy and leave a run folder"),
     "evaluate": (evaluate, "RUN [options]", "run episodes of a trained policy"),
+    "certify": (certify, "RUN [options]", "state what a policy will do, with stated confidence"),
     "plot": (plot, "RUN... [options]", "draw learning curves over seeds"),
     "diff": (diff, "RUN_A RUN_B [--json]", "tell where two runs first differ, and what could explain it"),
     "replay": (replay, "DUMP", "name the operation that made a non-finite number"),

@@ -1,6 +1,14 @@
 """The world: Brax tasks and a user's own environments, vectorised."""
 
-from trpo_brax.environments.tasks import TASKS, Task, brax_task, environment_name, load_environment, own_task
+from trpo_brax.environments.tasks import (
+    TASKS,
+    Task,
+    brax_task,
+    environment_name,
+    load_environment,
+    own_task,
+    return_bounds,
+)
 from trpo_brax.environments.vectorized import EnvironmentState, Transition, VectorizedEnvironment
 
 __all__ = [
@@ -13,4 +21,5 @@ __all__ = [
     "environment_name",
     "load_environment",
     "own_task",
+    "return_bounds",
 ]

@@ -39,6 +39,14 @@ TASKS: dict[str, tuple[str, ...]] = dict.fromkeys(
 ) | {"swimmer": ("generalized",)}
 """Task name -> the physics backends Brax supports for it."""
 
+REWARD_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "inverted_pendulum": (0.0, 1.0),
+    "inverted_double_pendulum": (None, 10.0),
+    "reacher": (None, 0.0),
+    "pusher": (None, 0.0),
+}
+"""Task name -> lowest and highest reward of a simulator step that Brax's own formula allows; None: no such bound."""
+
 
 _KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
@@ -77,6 +85,12 @@ def brax_task(name: str, backend: str) -> Task:
             environment = envs.get_environment(name, backend=backend)
     size = int(environment.action_size)
     return Task(name, environment, _observation_size(name, environment), (-1.0,) * size, (1.0,) * size)
+
+
+def return_bounds(task: str, steps: int) -> tuple[float | None, float | None]:
+    """Return the lowest and highest return of an episode of at most so many simulator steps; None where unbounded."""
+    low, high = REWARD_BOUNDS.get(task, (None, None))
+    return None if low is None else min(0.0, low * steps), None if high is None else max(0.0, high * steps)
 
 
 def own_task(environment: Env, config: RolloutConfig) -> Task:

@@ -77,6 +77,11 @@ def summarize(episodes: Episodes, failure: Failure = DEFAULT_FAILURE) -> Evaluat
     )
 
 
+def lower_quantile(values: npt.ArrayLike, probability: float) -> float:
+    """Return the lowest of values [E] that at least a share `probability` of them does not exceed."""
+    return float(np.quantile(np.asarray(values, np.float64), probability, method="inverted_cdf"))
+
+
 def conditional_value_at_risk(returns: npt.ArrayLike, alpha: float) -> float:
     """Return the mean of the worst `alpha` share of returns [E], rounded up to whole episodes (CVaR)."""
     ordered = np.sort(np.asarray(returns, np.float64))

@@ -1,0 +1,87 @@
+"""trpo-brax certify."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from trpo_brax.cli.opening import open_run
+from trpo_brax.cli.parsing import parse
+from trpo_brax.config import Platform
+from trpo_brax.errors import UserError
+from trpo_brax.training.certification import Certification, Listener
+from trpo_brax.training.console import Console
+
+
+@dataclass(frozen=True)
+class CertifyArguments:
+    """State what a policy will do, with stated confidence, from episodes drawn for nothing else."""
+
+    run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    checkpoint: str = "latest"
+    """latest, best (by evaluation return, where --eval-every was on, else by training return) or an iteration."""
+    statements: Certification = field(default_factory=Certification)
+    output: str | None = None
+    """Folder for certificate.json and certificate.html; by default the run's."""
+    policy_seed: int | None = None
+    """Whose policy, in a run of several seeds; by default the first one's."""
+    environment: str | None = None
+    """package.module:Class, for a run on an environment of your own."""
+    platform: Platform = "auto"
+    """auto: what JAX finds; cpu; gpu: fail where there is none."""
+    json: bool = False
+    """Print one JSON object, that of certificate.json, and nothing else on standard output."""
+
+
+def certify(words: list[str]) -> int:
+    """Run `trpo-brax certify` and return its exit status."""
+    arguments = parse(CertifyArguments, words, "certify")
+    # An environment's author may print: standard output is for the result alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        certificate, page = _certificate(arguments)
+    if arguments.json:
+        print(json.dumps(certificate, allow_nan=False))
+        return 0
+    print(f"Together with {100 * certificate['confidence']:g}% confidence, of {certificate['episodes']:,} episodes:")
+    for statement in certificate["statements"]:
+        print(f"  {statement['sentence']}")
+    for sentence in (certificate["training_runs"] or {}).get("sentences", []):
+        print(f"  {sentence}")
+    print(page)
+    return 0
+
+
+def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
+    console = Console(sys.stderr)
+    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.statements.episodes, console)
+    from trpo_brax.evaluation.certificate_page import write_page
+    from trpo_brax.training.certify import certify as certify_run
+
+    output = opened.run.path if arguments.output is None else Path(arguments.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output {output} cannot be made: {error.strerror}.") from error
+    certificate = certify_run(
+        opened.run,
+        arguments.statements,
+        checkpoint=arguments.checkpoint,
+        policy_seed=arguments.policy_seed,
+        environment=opened.environment,
+        output=output,
+        listener=Listener(counting=console.counting, note=console.note),
+    )
+    page = output / "certificate.html"
+    try:
+        write_page(certificate, page)
+    except OSError as error:
+        raise UserError(f"{page} cannot be written: {error.strerror}.") from error
+    return certificate, page
