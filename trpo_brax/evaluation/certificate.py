@@ -203,9 +203,12 @@ def _resting_on_the_floor(
         said = f"Nothing is stated: an episode returned {values.min():,.6g}, below the floor {returns.floor:,.6g}"
         return Statement(name, None, observed, f"{said} that the bound rests on ({returns.floor_source}).")
     number = bound(values)
-    grounds = {"assumed": ", which is an assumption", "given": ", as given", "known": " of this task"}
-    rests = f"no return is below {returns.floor:,.6g}{grounds[returns.floor_source]}"
-    return Statement(name, number, observed, f"{sentence(_down(number))}, if {rests}.")
+    grounds = {
+        "assumed": f", assuming that no return is below {returns.floor:,.6g}",
+        "given": f", given that no return is below {returns.floor:,.6g}",
+    }
+    rests = grounds.get(returns.floor_source, "")
+    return Statement(name, number, observed, f"{sentence(_down(number))}{rests}.")
 
 
 def _floored(episodes: Episodes, declaration: Declaration) -> np.ndarray:

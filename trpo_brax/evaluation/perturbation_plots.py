@@ -34,9 +34,8 @@ def perturbation_figure(perturbations: Mapping[str, Any]) -> Figure:
     bands = -(-max(1, len(names)) // columns)
     figure = Figure(figsize=(3.4 * columns, 4.6 * bands), layout="constrained")
     panels = figure.subplots(2 * bands, columns, squeeze=False)
-    for row in panels[::2]:
-        for panel in row[1:]:
-            panel.sharey(panels[0, 0])
+    for panel in panels[::2].ravel()[1:]:
+        panel.sharey(panels[0, 0])
     for place in range(bands * columns):
         band, column = divmod(place, columns)
         above, below = panels[2 * band, column], panels[2 * band + 1, column]
