@@ -44,6 +44,21 @@ def test_a_run_of_several_seeds_leaves_their_curve_in_its_folder(runs: list[Run]
     assert (runs[0].path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_panels_are_drawn_beside_the_curves(
+    runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves, panels = tmp_path / "curves.png", tmp_path / "panels.svg"
+    words = ["plot", *(str(run.path) for run in runs), "--output", str(curves), "--panels", str(panels)]
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"{curves}\n{panels}\n"
+    assert curves.read_bytes().startswith(b"\x89PNG") and panels.read_text().startswith("<?xml")
+
+
+def test_a_run_leaves_its_panels_in_its_folder(runs: list[Run]) -> None:
+    for run in runs:
+        assert (run.path / "training.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -53,6 +68,7 @@ def test_a_run_of_several_seeds_leaves_their_curve_in_its_folder(runs: list[Run]
         (["{run}", "--x", "days"], "--x must be one of"),
         (["{run}", "{run}"], "seed"),
         (["{run}", "--output", "curve.docx"], "docx"),
+        (["{run}", "--output", "/dev/null/curve.png"], "cannot be written"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(

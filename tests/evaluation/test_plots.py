@@ -14,7 +14,7 @@ from PIL import Image
 from trpo_brax.errors import UserError
 from trpo_brax.evaluation import learning_curve
 from trpo_brax.evaluation.curves import Curve, CurveGroup, band
-from trpo_brax.evaluation.plots import COLOURS, groups_figure, plot_groups
+from trpo_brax.evaluation.plots import COLOURS, groups_figure, learning_figure, plot_groups
 
 BLUE = (0x00, 0x72, 0xB2)
 
@@ -65,6 +65,30 @@ def test_iterations_in_which_no_episode_ended_are_left_out(tmp_path: Path) -> No
 def test_little_or_nothing_to_draw_is_no_error(returns: list[float | None], tmp_path: Path) -> None:
     learning_curve(records(returns), tmp_path / "curve.png", "t")
     drawn(tmp_path / "curve.png")
+
+
+def test_seeds_of_a_run_have_their_interval_and_their_episodes_spread() -> None:
+    """Two seeds of 30 and 10 episodes: the spread is of all 40, the curve that of the seeds."""
+    rows = [
+        {**row, "seed": seed, "wall_time_s": 4.0 * row["iteration"], "episodes": episodes, "episode_return_std": std}
+        for seed, episodes, std, returns in ((0, 30, 2.0, [10.0, 20.0]), (1, 10, 4.0, [14.0, 28.0]))
+        for row in records(returns)
+    ]
+    (panel,) = learning_figure(rows, "hopper, seeds 0 to 1").axes
+    spread, interval = (one for one in panel.collections if isinstance(one, PolyCollection))
+    generator = np.random.default_rng(0)
+    for step, means in ((1000, (10.0, 14.0)), (2000, (20.0, 28.0))):
+        episodes = np.concatenate(
+            [mean + std * np.repeat([-1, 1], half) for mean, std, half in zip(means, (2.0, 4.0), (15, 5), strict=True)]
+        )
+        generator.shuffle(episodes)
+        corners = {y for path in spread.get_paths() for x, y in path.vertices.tolist() if x == step}
+        assert sorted(corners) == pytest.approx([episodes.mean() - episodes.std(), episodes.mean() + episodes.std()])
+        assert {y for path in interval.get_paths() for x, y in path.vertices.tolist() if x == step} == set(means)
+    (curve,) = (line for line in panel.lines if line.get_xydata().size)
+    assert np.array(curve.get_xydata()).tolist() == [[1000, 12], [2000, 24]]
+    told = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert "episodes of all seeds" in told[0] and "2 seeds" in told[1]
 
 
 def group(task: str, label: str, *returns: list[float | None]) -> CurveGroup:

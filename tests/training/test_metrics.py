@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,8 +20,9 @@ from trpo_brax.algorithm import StepOutcome, TrustRegionStep
 from trpo_brax.algorithm.surrogate import Evaluation
 from trpo_brax.config import override
 from trpo_brax.environments import Transition
+from trpo_brax.policy import ObservationStatistics
 from trpo_brax.training import Run
-from trpo_brax.training.metrics import fingerprint, iteration_metrics, record
+from trpo_brax.training.metrics import fingerprint, iteration_metrics, observation_metrics, record
 from trpo_brax.training.rollout import Trajectory
 
 OUTCOMES = ["accepted", "kl_exceeded", "no_improvement", "non_finite", "zero_gradient", "bad_curvature"]
@@ -55,6 +57,9 @@ KEYS = {
     "damping",
     "parameter_fingerprint",
     "action_saturation",
+    "observation_constant_share",
+    "observation_max_abs",
+    "observation_spread_min",
     "environment",
 }
 OF_EPISODES = {"episode_return_mean", "episode_return_std", "episode_return_min", "episode_length_mean"}
@@ -110,6 +115,8 @@ class TestRecords:
             assert row["step_outcome"] in OUTCOMES
             assert row["damping"] == pytest.approx(settings.damping)
             assert 0 <= row["action_saturation"] <= 1
+            assert row["observation_constant_share"] == 0 and row["observation_max_abs"] > 0
+            assert 0 < row["observation_spread_min"] <= 1
             assert 0 <= row["kl_mean"] <= settings.max_kl and row["kl_mean"] <= row["kl_max"]
             assert (row["step_fraction"] > 0) == (row["step_outcome"] == "accepted")
             assert len(row["parameter_fingerprint"]) == 8 and int(row["parameter_fingerprint"], 16) >= 0
@@ -182,7 +189,53 @@ def computed(made: Trajectory, discount: float = 0.99, **changes: Any) -> dict[s
     values = dict.fromkeys(("damping", "entropy", "critic_loss", "explained", "saturation"), zero)
     values |= {"advantage_max_abs": zero + 2.5, "surrogate_gain": zero + 0.125}
     made = jax.tree.map(jnp.asarray, made)
-    return record(jax.device_get(iteration_metrics(override(TINY, discount=discount), made, step, **values | changes)))
+    statistics = ObservationStatistics.empty(made.observations.shape[-1])
+    given = (override(TINY, discount=discount), made, step, statistics, made.observations)
+    return record(jax.device_get(iteration_metrics(*given, **values | changes)))
+
+
+def observed(
+    observations: np.ndarray, valid: np.ndarray, statistics: ObservationStatistics, clip: float
+) -> dict[str, Any]:
+    """Return the three figures of a batch of observations [N, T, observation], spread over four devices."""
+    sharding = NamedSharding(Mesh(np.asarray(jax.devices()[:4]), ("envs",)), PartitionSpec("envs"))
+    batch, used = jax.device_put((observations.astype(np.float32), valid), sharding)
+
+    def figures(batch: jax.Array, used: jax.Array) -> dict[str, jax.Array]:
+        made = Trajectory(batch, batch, SimpleNamespace(valid=used))  # type: ignore[arg-type]
+        return observation_metrics(made, statistics.normalize(batch, clip), statistics)
+
+    return record(jax.device_get(jax.jit(figures)(batch, used)))
+
+
+class TestObservations:
+    """How a batch lies within the statistics that it is normalised with."""
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_against_numpy(self, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        observations = generator.standard_t(2, (8, 6, 5)) * [1, 10, 0.1, 3, 1] + [0, 50, 0, -4, 0]
+        observations[..., 3] = -4.25
+        observations[..., 1] = 50.0 + 1e-6 * generator.random((8, 6))  # in float32, the last bit
+        valid = generator.random((8, 6)) < 0.7
+        past = generator.normal(size=(1000, 5)) * [1, 10, 0.2, 2, 1] + [0.5, 49, 0, 0, 0]
+        statistics = ObservationStatistics(
+            jnp.float32(1000), jnp.asarray(past.mean(0), jnp.float32), jnp.asarray(1000 * past.var(0), jnp.float32)
+        )
+        told = observed(np.where(valid[..., None], observations, np.nan), valid, statistics, 3.0)
+        distances = np.abs(observations[valid] - past.mean(0)) / past.std(0)
+        assert told["observation_constant_share"] == pytest.approx(2 / 5)
+        assert told["observation_max_abs"] == pytest.approx(distances.max(), rel=1e-4) and distances.max() > 3
+        spread = np.minimum(distances, 1).mean(0)[[0, 2, 4]].min()
+        assert told["observation_spread_min"] == pytest.approx(spread, rel=1e-4)
+
+    def test_nothing_valid_is_null(self) -> None:
+        told = observed(np.full((4, 2, 3), np.nan), np.zeros((4, 2), bool), ObservationStatistics.empty(3), 10.0)
+        assert set(told.values()) == {None}
+
+    def test_of_constants_alone_there_is_no_spread(self) -> None:
+        told = observed(np.ones((4, 2, 3)), np.ones((4, 2), bool), ObservationStatistics.empty(3), 10.0)
+        assert told == {"observation_constant_share": 1.0, "observation_max_abs": 1.0, "observation_spread_min": None}
 
 
 class TestEpisodes:

@@ -15,6 +15,7 @@ from trpo_brax.cli.environments import check, tasks
 from trpo_brax.cli.evaluate import evaluate
 from trpo_brax.cli.plot import plot
 from trpo_brax.cli.replay import replay
+from trpo_brax.cli.report import report
 from trpo_brax.cli.train import train
 from trpo_brax.errors import ConfigError, UserError
 
@@ -23,6 +24,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "evaluate": (evaluate, "RUN [options]", "run episodes of a trained policy"),
     "certify": (certify, "RUN [options]", "state what a policy will do, with stated confidence"),
     "plot": (plot, "RUN... [options]", "draw learning curves over seeds"),
+    "report": (report, "RUN", "write a run as one HTML page: curves, findings, certificate, video"),
     "diff": (diff, "RUN_A RUN_B [--json]", "tell where two runs first differ, and what could explain it"),
     "replay": (replay, "DUMP", "name the operation that made a non-finite number"),
     "bench": (bench, "[TASK] [options]", "measure speed and memory"),

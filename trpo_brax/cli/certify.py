@@ -62,8 +62,9 @@ def certify(words: list[str]) -> int:
 def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
     console = Console(sys.stderr)
     opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.statements.episodes, console)
-    from trpo_brax.evaluation.certificate_page import write_page
+    from trpo_brax.evaluation.certificate_page import certificate_page
     from trpo_brax.training.certify import certify as certify_run
+    from trpo_brax.training.files import write_text
 
     output = opened.run.path if arguments.output is None else Path(arguments.output)
     try:
@@ -81,7 +82,7 @@ def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
     )
     page = output / "certificate.html"
     try:
-        write_page(certificate, page)
+        write_text(page, certificate_page(certificate))
     except OSError as error:
         raise UserError(f"{page} cannot be written: {error.strerror}.") from error
     return certificate, page

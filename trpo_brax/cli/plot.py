@@ -22,6 +22,9 @@ class PlotArguments(Checked):
     """Run folders; those of one task and configuration are one curve."""
     output: str = "learning_curves.png"
     """Picture to write; its ending says of which kind: png, svg or pdf."""
+    panels: str | None = None
+    """Picture to write of what went on inside training: KL, surrogate improvement, step outcomes, explained variance,
+    entropy, throughput; each run has a colour."""
     table: str | None = None
     """CSV file to write the drawn numbers to."""
     x: Literal["env_steps", "wall_time"] = "env_steps"
@@ -36,18 +39,23 @@ def plot(words: list[str]) -> int:
     if not arguments.runs:
         raise ConfigError("plot needs at least one RUN; see trpo-brax plot --help.")
     from trpo_brax.evaluation.curves import RecordedRun, group_runs
-    from trpo_brax.evaluation.plots import plot_groups
+    from trpo_brax.evaluation.plots import plot_groups, save_figure
+    from trpo_brax.evaluation.training_plots import training_figure
     from trpo_brax.training.folder import RunFolder
 
     folders = [RunFolder(path) for path in arguments.runs]
     runs = [RecordedRun(str(one.path), one.read_config(), one.read_metrics()) for one in folders]
+    output = Path(arguments.output)
     table = None if arguments.table is None else Path(arguments.table)
     for one in runs:
         if not one.records:
             print(f"{one.name} has no iterations yet.")
     try:
-        plot_groups(group_runs(runs), Path(arguments.output), arguments.x, arguments.window, table)
+        plot_groups(group_runs(runs), output, arguments.x, arguments.window, table)
+        print(output)
+        if arguments.panels is not None:
+            save_figure(training_figure(runs, arguments.x), Path(arguments.panels))
+            print(arguments.panels)
     except OSError as error:
         raise UserError(f"{error.filename or arguments.output} cannot be written: {error.strerror}.") from error
-    print(arguments.output)
     return 0

@@ -15,6 +15,7 @@ from trpo_brax.training.folder import RunFolder
 ORDER = (
     *("env_steps", "episodes", "episode_return_mean", "episode_return_std", "episode_return_min"),
     *("episode_length_mean", "environment", "nonfinite_envs", "nonfinite_share", "action_saturation"),
+    *("observation_constant_share", "observation_max_abs", "observation_spread_min"),
     *("explained_variance", "advantage_max_abs", "penalty_coefficient"),
     *("damping", "cg_iterations", "cg_relative_residual", "line_search_trials", "step_fraction", "step_outcome"),
     *("surrogate_improvement_predicted", "surrogate_improvement", "kl_mean", "kl_max", "improvement_lower_bound"),

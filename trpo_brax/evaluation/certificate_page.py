@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from trpo_brax.evaluation.page import document, picture, png_of, table, text
@@ -23,18 +22,10 @@ _NAMES = {
 }
 
 
-def write_page(certificate: Mapping[str, Any], file: Path) -> None:
-    """Write certificate.html.
-
-    Args:
-        certificate: what certificate.json holds.
-        file: to write.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+def certificate_page(certificate: Mapping[str, Any]) -> str:
+    """Return certificate.html of what certificate.json holds."""
     title = f"Certificate: {certificate['task']}"
-    file.write_text(document(title, f"<h1>{text(title)}</h1>\n{certificate_body(certificate)}"), encoding="utf-8")
+    return document(title, f"<h1>{text(title)}</h1>\n{certificate_body(certificate)}")
 
 
 def certificate_body(certificate: Mapping[str, Any]) -> str:
@@ -74,13 +65,13 @@ def _grounds(certificate: Mapping[str, Any]) -> str:
     empirical = certificate["return_mean_lower_empirical_bernstein"]
     beside = "" if empirical is None else f" Empirical Bernstein, beside it, would state {empirical:,.6g} for the mean."
     return (
-        "<h2>What this rests on</h2>\n"
+        "<h3>What this rests on</h3>\n"
         f"<p>These statements, the {declared['episodes']:,} episodes they are made from and their seed were declared "
         f"at {text(declared['at'])}, before the first of those episodes was drawn.{text(choice)}{text(again)} Each "
         f"statement by itself has {100 * declared['confidence_each']:.6g}% confidence, so that all hold together "
-        "(Bonferroni). None assumes anything of the shape of the distribution: the failure probability is Clopper and Pearson's "
-        "one-sided bound, the quantile an order statistic, mean and CVaR are bounded by betting (Waudby-Smith and "
-        f"Ramdas 2024).{text(beside)}</p>\n"
+        "(Bonferroni). None assumes anything of the shape of the distribution: the failure probability is Clopper "
+        "and Pearson's one-sided bound, the quantile an order statistic, mean and CVaR are bounded by betting "
+        f"(Waudby-Smith and Ramdas 2024).{text(beside)}</p>\n"
         f"<p>Failed means: {text(declared['failure'])}. Mean and CVaR rest on no return being below "
         f"{declared['return_floor']:,.6g}: {_SOURCES[declared['return_floor_source']]}. Returns above "
         f"{declared['return_cap']:,.6g} count as that much ({_SOURCES[declared['return_cap_source']]}), which can only "
@@ -94,7 +85,7 @@ def _training_runs(runs: Mapping[str, Any]) -> str:
     items = "\n".join(f"<li>{text(sentence)}</li>" for sentence in runs["sentences"])
     figures = ", ".join(f"{figure:,.6g}" for figure in runs["figures"])
     return (
-        "<h2>The next training run</h2>\n"
+        "<h3>The next training run</h3>\n"
         f"<p>By the {text(runs['figure'])}; of the {runs['runs']} seeds: {text(figures)}. Each of these holds by "
         f"itself, if the seeds are all that differs and none was left out.</p>\n<ul>\n{items}\n</ul>"
     )
@@ -120,7 +111,7 @@ def perturbations_body(perturbations: Mapping[str, Any]) -> str:
     note = f" This environment has no bodies to change, so without {', '.join(missing)}." if missing else ""
     drawn = png_of(perturbation_figure(perturbations))
     return (
-        "<h2>In other worlds</h2>\n"
+        "<h3>In other worlds</h3>\n"
         f"<p>The same statements in worlds that differ from the training's in one thing each, from "
         f"{perturbations['episodes']:,} episodes a world, all rows together with "
         f"{100 * perturbations['confidence']:g}% confidence.{text(note)}</p>\n"
@@ -143,4 +134,4 @@ def _identity(certificate: Mapping[str, Any]) -> str:
         ("episodes", f"seed {declared['seed']}, stream {declared['stream']}"),
         ("versions", versions),
     ]
-    return f"<h2>What it is about</h2>\n{table(('', ''), rows)}"
+    return f"<h3>What it is about</h3>\n{table(('', ''), rows)}"

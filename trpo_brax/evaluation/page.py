@@ -20,7 +20,8 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.25rem; margin: 2rem 0 .5rem; }
+h3 { font-size: 1.05rem; margin: 1.5rem 0 .4rem; }
 p.sub, .dim, figcaption { color: var(--dim); }
 img, video { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
 figure { margin: 1rem 0; }

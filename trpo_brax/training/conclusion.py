@@ -1,4 +1,4 @@
-"""What is done once a stretch of training has ended: curve, summary, evaluation of the last policy."""
+"""What is done once a stretch of training has ended: pictures, findings, summary, evaluation of the last policy."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 from trpo_brax.config import Config
+from trpo_brax.diagnosis.findings import by_seed, diagnose
 from trpo_brax.environments import Task
 from trpo_brax.errors import UserError
 from trpo_brax.evaluation import (
     Episodes,
     EvaluationReport,
     EvaluationStopped,
-    RecordedRun,
     Watcher,
-    group_runs,
     learning_curve,
-    plot_groups,
     summarize,
 )
+from trpo_brax.evaluation.training_plots import training_panels
 from trpo_brax.training import processes
 from trpo_brax.training.console import Console
 from trpo_brax.training.evaluator import Evaluator
@@ -28,7 +27,7 @@ from trpo_brax.training.folder import RunFolder
 from trpo_brax.training.run import Run
 from trpo_brax.training.saving import reason
 from trpo_brax.training.stopping import StopRequest
-from trpo_brax.training.summary import last_episodes, of_seed
+from trpo_brax.training.summary import last_episodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +64,17 @@ class _Conclusion:
         self._config, self._folder, self._task = config, folder, task
         self._console, self._stop, self._stretch = console, stop, stretch
         self._failure = stretch.failure
+        self._records = by_seed(stretch.records, config)
+        self._findings = {seed: diagnose(rows, config) for seed, rows in self._records.items()}
 
     def write(self) -> str | None:
         _, signal = processes.agree(0, self._stop.signal)
         summary = self._summary(signal)
         if processes.primary():
             self._try("the learning curve", self._draw_curve)
+            self._try("the picture of training", self._draw_panels)
             self._try("summary.json", lambda: write_json(self._folder.summary_file, summary))
+            self._warn()
         if self._stretch.failure is None and signal is None and self._config.record.final_evaluation_episodes:
             signal = self._evaluate(summary)
         if self._failure is None:
@@ -92,9 +95,15 @@ class _Conclusion:
             "wall_time_s": stretch.wall_time,
             "training": last_episodes(stretch.records),
             "evaluation": None,
+            "findings": [{"seed": seed, **one} for seed in self._findings for one in self._found(seed)],
             "seeds": [
-                {"seed": seed, "training": last_episodes(of_seed(stretch.records, seed)), "evaluation": None}
-                for seed in config.seeds
+                {
+                    "seed": seed,
+                    "training": last_episodes(rows),
+                    "evaluation": None,
+                    "findings": self._found(seed),
+                }
+                for seed, rows in self._records.items()
             ],
         }
 
@@ -130,11 +139,23 @@ class _Conclusion:
         return signal
 
     def _draw_curve(self) -> None:
-        config, file, records = self._config, self._folder.learning_curve_file, self._stretch.records
-        if config.num_seeds == 1:
-            learning_curve(records, file, f"{self._task.name}, seed {config.seed}")
-        else:
-            plot_groups(group_runs([RecordedRun(str(self._folder.path), config, records)]), file)
+        seeds = self._config.seeds
+        told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+        learning_curve(self._stretch.records, self._folder.learning_curve_file, f"{self._task.name}, {told}")
+
+    def _draw_panels(self) -> None:
+        training_panels(self._stretch.records, self._config, self._folder.training_panels_file)
+
+    def _found(self, seed: int) -> list[dict[str, Any]]:
+        return [finding.to_dict() for finding in self._findings[seed]]
+
+    def _warn(self) -> None:
+        """Tell the problems, one a line."""
+        for seed, findings in self._findings.items():
+            for finding in findings:
+                if finding.level == "problem":
+                    of_seed = f"seed {seed}, " if len(self._findings) > 1 else ""
+                    self._console.warn(f"{of_seed}{finding.line()}")
 
     def _tell(self, reports: dict[int, EvaluationReport]) -> None:
         for seed, report in reports.items():

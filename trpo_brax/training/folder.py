@@ -61,6 +61,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
         self.learning_curve_file = self.path / "learning_curve.png"
+        self.training_panels_file = self.path / "training.png"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.quarantine = self.path / "quarantine"
@@ -139,6 +140,7 @@ class RunFolder:
             RunFolderError: it names the entry.
         """
         parts = (self.checkpoints, self.tensorboard, self.quarantine, self.dumps)
+        pictures = (self.learning_curve_file, self.training_panels_file)
         open_folders, count = [(self.path, 0)], 0
         while open_folders:
             current, depth = open_folders.pop()
@@ -149,7 +151,7 @@ class RunFolder:
                     what = "a link" if stat.S_ISLNK(mode) else "no plain file"
                 elif path in parts and not stat.S_ISDIR(mode):
                     what = "no folder"
-                elif path == self.learning_curve_file and path.lstat().st_nlink > 1:
+                elif path in pictures and path.lstat().st_nlink > 1:
                     what = "a link"  # by another name: pictures are written over, not replaced
                 elif depth >= _MOST_DEPTH or count > _MOST_ENTRIES:
                     what = f"beyond the {_MOST_ENTRIES:,} entries and {_MOST_DEPTH} levels that a run has at most"

@@ -173,6 +173,8 @@ class Iteration:
             self.config,
             trajectory,
             step,
+            state.statistics,
+            judgement.observations,
             damping=state.damping.value(self.config.trust_region),
             entropy=jnp.mean(self.networks.distribution(step.parameters, judgement.observations[:, 0]).entropy()),
             critic_loss=fit.loss,

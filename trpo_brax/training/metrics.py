@@ -12,16 +12,21 @@ import numpy as np
 
 from trpo_brax.algorithm import StepOutcome, TrustRegionStep, improvement_lower_bound, penalty_coefficient
 from trpo_brax.config import Config
+from trpo_brax.policy import ObservationStatistics
 from trpo_brax.training.rollout import Trajectory
 
 Metrics = dict[str, Any]
 """Name -> scalar array; NaN stands for a quantity that has no value in the iteration. `environment` is nested."""
+_ROUNDING = 1e-6
+"""Of a float32, relative, after a few operations."""
 
 
 def iteration_metrics(
     config: Config,
     trajectory: Trajectory,
     step: TrustRegionStep,
+    statistics: ObservationStatistics,
+    normalized: jax.Array,
     *,
     damping: jax.Array,
     entropy: jax.Array,
@@ -31,7 +36,11 @@ def iteration_metrics(
     surrogate_gain: jax.Array,
     saturation: jax.Array,
 ) -> Metrics:
-    """Return the iteration's metrics under the names of `metrics.jsonl`."""
+    """Return the iteration's metrics under the names of `metrics.jsonl`.
+
+    `statistics` are those that the observations were normalised with, and `normalized` [N, T, observation] what came
+    of it.
+    """
     discount = config.trust_region.discount
     evaluation = step.evaluation
     return {
@@ -57,8 +66,34 @@ def iteration_metrics(
         ),
         "damping": damping,
         "action_saturation": saturation,
+        **observation_metrics(trajectory, normalized, statistics),
         "parameter_fingerprint": fingerprint(step.parameters),
     }
+
+
+def observation_metrics(trajectory: Trajectory, normalized: jax.Array, statistics: ObservationStatistics) -> Metrics:
+    """Return how observations lie within the statistics that they were normalised with; NaN without a valid sample.
+
+    observation_constant_share: of the components, those that are the same in all samples. observation_max_abs: the
+    largest distance from the mean before clipping, in standard deviations. observation_spread_min: of the components
+    that vary, the smallest mean of min(distance, 1), 0.63 for normal ones; near 0 where outliers have spread the
+    statistics.
+    """
+    valid = trajectory.transitions.valid
+    used, count = valid[..., None], jnp.sum(valid, dtype=jnp.float32)
+    # Of the extremes of each component, so that distances need no second pass over the batch.
+    lowest = jnp.min(jnp.where(used, trajectory.observations, jnp.inf), axis=(0, 1))
+    highest = jnp.max(jnp.where(used, trajectory.observations, -jnp.inf), axis=(0, 1))
+    farthest = jnp.maximum(highest - statistics.mean, statistics.mean - lowest) / statistics.std()
+    spread = jnp.sum(jnp.where(used, jnp.minimum(jnp.abs(normalized), 1.0), 0.0), axis=(0, 1)) / count
+    # A constant may come out of the simulator's arithmetic in the last bits.
+    varies = highest - lowest > _ROUNDING * jnp.maximum(jnp.abs(highest), jnp.abs(lowest))
+    values = {
+        "observation_constant_share": jnp.mean(~varies, dtype=jnp.float32),
+        "observation_max_abs": jnp.max(farthest),
+        "observation_spread_min": jnp.min(jnp.where(varies, spread, jnp.inf)),
+    }
+    return {name: jnp.where(count > 0, value, jnp.nan) for name, value in values.items()}
 
 
 def fingerprint(tree: Any) -> jax.Array:

@@ -1,0 +1,39 @@
+"""trpo-brax report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from trpo_brax.cli.parsing import parse
+from trpo_brax.errors import UserError
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Write a run as one HTML page that fetches nothing: summary, curves, findings, certificate, video, provenance."""
+
+    run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder; with what certify and render left in it."""
+    output: str | None = None
+    """File to write; by default report.html in the run folder."""
+
+
+def report(words: list[str]) -> int:
+    """Run `trpo-brax report` and return its exit status."""
+    arguments = parse(ReportArguments, words, "report")
+    from trpo_brax.training.files import write_text
+    from trpo_brax.training.report import report_page
+
+    output = Path(arguments.run) / "report.html" if arguments.output is None else Path(arguments.output)
+    page = report_page(arguments.run)
+    try:
+        write_text(output, page)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}.") from error
+    print(output)
+    return 0
