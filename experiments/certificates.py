@@ -26,7 +26,7 @@ from trpo_brax.evaluation.certificate import STATEMENTS
 from trpo_brax.evaluation.page import png_of
 from trpo_brax.evaluation.perturbation_plots import perturbation_figure
 from trpo_brax.training.certification import Certification, Listener
-from trpo_brax.training.certify import certify
+from trpo_brax.training.certifier import certify
 from trpo_brax.training.console import Console
 
 RESULTS = Path(__file__).parent / "results" / "certificates"

@@ -11,16 +11,19 @@ from trpo_brax.errors import UserError
 from trpo_brax.presets import preset
 
 if TYPE_CHECKING:
-    from trpo_brax.training import Run, evaluate, train
+    from trpo_brax.training import Run, certify, evaluate, train
+    from trpo_brax.training.certification import Certification
 
 # XLA prints pages of machine features when it loads a cached program; it reads this before it is first imported.
 _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-__all__ = ["Config", "Run", "UserError", "evaluate", "override", "preset", "train"]
+__all__ = ["Certification", "Config", "Run", "UserError", "certify", "evaluate", "override", "preset", "train"]
 
 
 def __getattr__(name: str) -> Any:
     # JAX and Brax take seconds to import: they wait until something needs them.
-    if name in ("Run", "evaluate", "train"):
+    if name == "Certification":
+        return _import_module("trpo_brax.training.certification").Certification
+    if name in ("Run", "certify", "evaluate", "train"):
         return getattr(_import_module("trpo_brax.training"), name)
     raise AttributeError(f"module 'trpo_brax' has no attribute {name!r}")

@@ -19,7 +19,7 @@ from trpo_brax.config import override
 from trpo_brax.errors import RunFolderError
 from trpo_brax.training import Run
 from trpo_brax.training.certification import Certification
-from trpo_brax.training.certify import certify
+from trpo_brax.training.certifier import certify
 from trpo_brax.training.report import report_page
 
 VIDEO = b"\x00\x00\x00\x18ftypisom not really a video"

@@ -63,7 +63,7 @@ def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
     console = Console(sys.stderr)
     opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.statements.episodes, console)
     from trpo_brax.evaluation.certificate_page import certificate_page
-    from trpo_brax.training.certify import certify as certify_run
+    from trpo_brax.training.certifier import certify as certify_run
     from trpo_brax.training.files import write_text
 
     output = opened.run.path if arguments.output is None else Path(arguments.output)

@@ -104,7 +104,7 @@ def steps_rejected(evidence: Evidence) -> Finding | None:
     if where is None:
         return None
     part = slice(where.first, where.last + 1)
-    (reason, count), *_ = Counter(outcomes[part][refused[part]].tolist()).most_common()[::-1]
+    (reason, count), *_ = Counter(outcomes[part][refused[part]].tolist()).most_common(1)
     meaning, advice = _REFUSALS[reason]
     total = int(refused[part].sum())
     explanation = f"{where.share:.0%} of the steps were refused, {count} of {total} as {reason}: {meaning}."

@@ -22,7 +22,7 @@ from trpo_brax.evaluation import EpisodeRunner, Episodes, policy_actor
 from trpo_brax.policy import PolicySpecification
 from trpo_brax.training import Run
 from trpo_brax.training.certification import Certification, Listener
-from trpo_brax.training.certify import certify
+from trpo_brax.training.certifier import certify
 from trpo_brax.training.streams import Stream, stream_key
 
 FEW = Certification(episodes=60, choice_episodes=20, perturb_episodes=20, confidence=0.8)
