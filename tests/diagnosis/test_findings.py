@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,12 @@ import pytest
 from brax.envs import State
 
 from tests.tiny_environments import ZERO, PointMass, TinyEnvironment, unit
-from tests.tiny_runs import TINY, train_tiny
+from tests.tiny_runs import TINY
 from trpo_brax.config import override
 from trpo_brax.diagnosis.findings import Finding, by_seed, diagnose
 from trpo_brax.presets import preset
+from trpo_brax.training import train
+from trpo_brax.training.console import Console
 
 LEARNING = Path(__file__).parents[2] / "experiments" / "results" / "learning"
 SHORT = {
@@ -65,8 +68,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
     def run(environment: TinyEnvironment, **changes: Any) -> Findings:
         config = override(TINY, **(SHORT | changes))
-        made = train_tiny(tmp_path_factory.mktemp("run") / "run", environment, config)
+        told, folder = io.StringIO(), tmp_path_factory.mktemp("run") / "run"
+        made = train(config, environment=environment, run_dir=folder, console=Console(told))
         found = diagnose(made.metrics(), config)
+        warnings = [line for line in told.getvalue().splitlines() if line.startswith("Warning")]
+        assert warnings == [f"Warning: {finding.line()}" for finding in found if finding.level == "problem"]
+        assert made.summary["seeds"][0]["findings"] == [finding.to_dict() for finding in found]
         assert made.summary["findings"] == [{"seed": 0, **finding.to_dict()} for finding in found]
         return {finding.name: finding for finding in found}
 
@@ -219,7 +226,7 @@ class TestMadeRuns:
 
     def test_a_refused_step_is_not_a_short_one(self) -> None:
         refused = rows(
-            kl_mean=lambda i: 0.0 if i % 3 else 0.008, step_outcome=lambda i: "kl_exceeded" if i % 3 else "accepted"
+            kl_mean=lambda i: 0.0 if i % 10 else 0.008, step_outcome=lambda i: "kl_exceeded" if i % 10 else "accepted"
         )
         assert set(found(refused)) == {"steps_rejected"}
 
@@ -236,6 +243,7 @@ class TestMadeRuns:
 
     def test_raw_observations_of_the_first_iteration_are_nothing(self) -> None:
         assert found(rows(9, observation_max_abs=lambda i: 1e6 if i == 1 else 5.0)) == {}
+        assert found(rows(observation_spread_min=lambda i: 1.0 if i == 1 else 0.09)) == {}
 
     def test_a_critic_that_has_nothing_left_to_explain_is_none(self) -> None:
         # A balanced double pendulum: returns of 600 at the end, spread by less than 1% of that.

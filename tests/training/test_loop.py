@@ -125,6 +125,7 @@ def test_the_run_folder_is_complete(uninterrupted: tb.Run) -> None:
         "metrics.jsonl",
         "summary.json",
         "learning_curve.png",
+        "training.png",
         "checkpoints",
         "tensorboard",
     }

@@ -10,19 +10,25 @@ from collections.abc import Callable, Sequence
 from trpo_brax.checked import suggest
 from trpo_brax.cli.bench import bench
 from trpo_brax.cli.certify import certify
+from trpo_brax.cli.diagnose import diagnose
 from trpo_brax.cli.diff import diff
 from trpo_brax.cli.environments import check, tasks
 from trpo_brax.cli.evaluate import evaluate
+from trpo_brax.cli.export import export
 from trpo_brax.cli.plot import plot
 from trpo_brax.cli.replay import replay
 from trpo_brax.cli.report import report
 from trpo_brax.cli.train import train
+from trpo_brax.cli.verify import verify
 from trpo_brax.errors import ConfigError, UserError
 
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "train": (train, "[TASK] [options]", "train a policy and leave a run folder"),
     "evaluate": (evaluate, "RUN [options]", "run episodes of a trained policy"),
     "certify": (certify, "RUN [options]", "state what a policy will do, with stated confidence"),
+    "export": (export, "RUN [options]", "write the policy as one graph that runs without this package"),
+    "verify": (verify, "ARTIFACT --run RUN", "hold an exported policy to the one it came from"),
+    "diagnose": (diagnose, "RUN [options]", "name what a run's metrics show to have gone wrong"),
     "plot": (plot, "RUN... [options]", "draw learning curves over seeds"),
     "report": (report, "RUN", "write a run as one HTML page: curves, findings, certificate, video"),
     "diff": (diff, "RUN_A RUN_B [--json]", "tell where two runs first differ, and what could explain it"),

@@ -104,7 +104,7 @@ def has_risen(values: Floats) -> bool | None:
     medians = np.median(values[values.size - later * size :].reshape(later, size), axis=1)
     error = 1.2533 * noise(values) * np.sqrt(2.0 / size)
     for_a_while = medians.max() - np.median(values[:size]) > _NOISES * error
-    return bool(for_a_while or rank_correlation(values) * np.sqrt(values.size - 1) > 99)
+    return bool(for_a_while or rank_correlation(values) * np.sqrt(values.size - 1) > _TREND)
 
 
 def rank_correlation(values: Floats) -> float:

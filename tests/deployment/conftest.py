@@ -1,0 +1,90 @@
+"""A tiny run whose policy meets its action bounds, and its exports, made once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.tiny_environments import History
+from tests.tiny_runs import TINY, train_tiny
+from trpo_brax.config import override
+from trpo_brax.deployment import Artifact, export
+from trpo_brax.deployment.artifact import sha256
+from trpo_brax.policy import Policy
+from trpo_brax.training import Run
+
+CONFIG = override(TINY, policy_output_scale=3.0, action_low=-0.25, action_high=0.5, action_repeat=2)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a run; tests that touch it copy it."""
+    return train_tiny(tmp_path_factory.mktemp("deployment") / "run", config=CONFIG)
+
+
+@pytest.fixture(scope="session")
+def policy(run: Run) -> Policy:
+    return run.policy()
+
+
+@pytest.fixture(scope="session")
+def onnx(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Return the run exported as ONNX; tests that touch it copy it."""
+    return export(run, tmp_path_factory.mktemp("onnx") / "out", environment=History())
+
+
+@pytest.fixture(scope="session")
+def stablehlo(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Return the run exported as StableHLO."""
+    return export(run, tmp_path_factory.mktemp("stablehlo") / "out", format="stablehlo", environment=History())
+
+
+@pytest.fixture
+def changed(onnx: Artifact, tmp_path: Path) -> Callable[..., Artifact]:
+    """Return what writes a copy of the ONNX export with another model, its SHA-256 corrected, or other fields."""
+
+    def change(model: bytes | None = None, **fields: Any) -> Artifact:
+        folder = tmp_path / "changed"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(onnx.folder, folder)
+        data = json.loads((folder / "policy.json").read_text())
+        if model is not None:
+            (folder / "policy.onnx").write_bytes(model)
+            data["artifact_sha256"] = sha256(model)
+        (folder / "policy.json").write_text(json.dumps(data | fields))
+        return Artifact.load(folder)
+
+    return change
+
+
+def by_hand(policy: Policy, observations: np.ndarray) -> np.ndarray:
+    """Return a policy's actions in float64 NumPy, layer by layer, for tanh networks of any depth."""
+    statistics = policy.statistics
+    mean, squares, count = (
+        np.asarray(part, np.float64) for part in (statistics.mean, statistics.squares, statistics.count)
+    )
+    clip = policy.specification.network.observation_clip
+    with np.errstate(over="ignore"):
+        hidden = np.clip(
+            (observations.astype(np.float64) - mean) / np.sqrt(np.maximum(squares / count, 1e-8)), -clip, clip
+        )
+    layers = jax.tree.map(np.asarray, policy.parameters["params"])["MultilayerPerceptron_0"]
+    for index in range(len(policy.specification.network.policy_hidden_sizes)):
+        dense = layers[f"Dense_{index}"]
+        hidden = np.tanh(hidden @ dense["kernel"].astype(np.float64) + dense["bias"])
+    raw = hidden @ layers["output"]["kernel"].astype(np.float64) + layers["output"]["bias"]
+    low, high = (np.asarray(bound) for bound in (policy.specification.bounds.low, policy.specification.bounds.high))
+    return np.clip((low + high) / 2 + (high - low) / 2 * raw, low, high)
+
+
+def with_specification(policy: Policy, **changes: Any) -> Policy:
+    """Return the policy with another specification."""
+    return dataclasses.replace(policy, specification=dataclasses.replace(policy.specification, **changes))

@@ -1,0 +1,86 @@
+"""trpo-brax verify."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from trpo_brax.cli.opening import open_run
+from trpo_brax.cli.parsing import parse
+from trpo_brax.config import Platform
+from trpo_brax.training.certification import Listener
+from trpo_brax.training.console import Console
+
+if TYPE_CHECKING:
+    from trpo_brax.deployment import Verification
+
+
+@dataclass(frozen=True)
+class VerifyArguments:
+    """Hold an exported policy against its run, by actions and by episodes; exit status 1 where it fails."""
+
+    artifact: Annotated[str, Positional, tyro.conf.arg(metavar="ARTIFACT")]
+    """Folder that trpo-brax export made, or the model in it."""
+    run: str
+    """Run folder that it was exported from."""
+    episodes: int | None = None
+    """How many to run with the exported policy, and again with the run's own; by default those of its certificate, else
+    1,000."""
+    margin: float = 0.05
+    """How far mean return and CVaR may be off, as a share of the mean return."""
+    failure_margin: float = 0.01
+    """How far the failure rate may be off."""
+    tolerance: float = 1e-5
+    """How far an action may be off, in units of the action range."""
+    checkpoint: str | None = None
+    """latest, best or an iteration of the run; by default the one that the artifact names."""
+    environment: str | None = None
+    """package.module:Class, for a run on an environment of your own."""
+    platform: Platform = "auto"
+    """auto: what JAX finds; cpu; gpu: fail where there is none."""
+    json: bool = False
+    """Print one JSON object and nothing else on standard output."""
+
+
+def verify(words: list[str]) -> int:
+    """Run `trpo-brax verify` and return its exit status."""
+    arguments = parse(VerifyArguments, words, "verify")
+    # An environment's author may print: standard output is for the result alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        verification = _verification(arguments)
+    if arguments.json:
+        print(json.dumps(verification.to_dict(), allow_nan=False))
+    else:
+        for finding in verification.findings:
+            print(f"{'passed' if finding.passed else 'FAILED':8}{finding.name:28}{finding.sentence}")
+        if verification.closed_loop is not None:
+            p_value = verification.closed_loop.same_distribution_p_value
+            print(f"{'':8}{'same distribution':28}Kolmogorov-Smirnov p-value {p_value:.3g}, reported only")
+        print("passed" if verification.passed else "FAILED")
+    return 0 if verification.passed else 1
+
+
+def _verification(arguments: VerifyArguments) -> Verification:
+    console = Console(sys.stderr)
+    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.episodes or 1000, console)
+    from trpo_brax.deployment import Artifact
+    from trpo_brax.deployment import verify as verify_policy
+
+    artifact = Artifact.load(arguments.artifact)
+    return verify_policy(
+        artifact,
+        opened.run,
+        episodes=arguments.episodes,
+        margin=arguments.margin,
+        failure_margin=arguments.failure_margin,
+        tolerance=arguments.tolerance,
+        checkpoint=arguments.checkpoint,
+        environment=opened.environment,
+        listener=Listener(counting=console.counting, note=console.note),
+    )

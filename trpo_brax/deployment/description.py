@@ -1,0 +1,174 @@
+"""What whoever runs an exported policy has to know of it: the content of `policy.json`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from trpo_brax.errors import UserError
+
+Format = Literal["onnx", "stablehlo"]
+MODELS: dict[Format, str] = {"onnx": "policy.onnx", "stablehlo": "policy.stablehlo"}
+INPUT, OUTPUT = "observation", "action"
+_FORMAT_VERSION = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class ArtifactError(UserError):
+    """A policy cannot be exported, or an exported one cannot be read."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One number of an observation or an action."""
+
+    name: str
+    low: float
+    """Of an action: its lowest value; of an observation: below it the policy makes no difference. -inf: no bound."""
+    high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON, a missing bound as null."""
+        low, high = (bound if math.isfinite(bound) else None for bound in (self.low, self.high))
+        return {"name": self.name, "low": low, "high": high}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Component:
+        """Return what `to_dict` wrote."""
+        low, high = data["low"], data["high"]
+        return cls(
+            str(data["name"]), -math.inf if low is None else float(low), math.inf if high is None else float(high)
+        )
+
+
+@dataclass(frozen=True)
+class Description:
+    """What whoever runs an exported policy has to know of it: the content of `policy.json`."""
+
+    format: Format
+    artifact: str
+    """File name of the model."""
+    artifact_sha256: str
+    policy_sha256: str
+    """`Policy.fingerprint` of the policy it was made of."""
+    task: str
+    environment: str | None
+    """package.module:Class, for a policy trained on an environment of the user's own."""
+    backend: str
+    """Physics that it was trained in."""
+    observation: tuple[Component, ...]
+    """In order; a component beyond low or high is taken as if it were there."""
+    action: tuple[Component, ...]
+    """In order, as the environment's step takes it."""
+    action_range: tuple[float, ...]
+    """The units of action differences: high - low, or of an unbounded component what the golden actions span."""
+    control_period_seconds: float | None
+    """Time from one action to the next; None where the environment does not tell its time step."""
+    action_repeat: int
+    """Steps of the environment that one action was held for."""
+    checkpoint_iteration: int
+    checkpoint_sha256: str
+    """Of the checkpoint's manifest, which holds the SHA-256 of each of its files."""
+    policy_seed: int
+    versions: Mapping[str, str | None]
+    golden_observations: np.ndarray
+    """float32 [G, observation]"""
+    golden_actions: np.ndarray
+    """float32 [G, A], of the policy that was exported."""
+    certificate: Mapping[str, Any] | None
+    """The whole certificate of this very policy, where there is one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `policy.json`."""
+        return {
+            "format_version": _FORMAT_VERSION,
+            "format": self.format,
+            "artifact": self.artifact,
+            "artifact_sha256": self.artifact_sha256,
+            "policy_sha256": self.policy_sha256,
+            "how_to_run": _HOW_TO_RUN[self.format],
+            "input": {"name": INPUT, "dtype": "float32", "shape": ["batch", len(self.observation)]},
+            "output": {"name": OUTPUT, "dtype": "float32", "shape": ["batch", len(self.action)]},
+            "task": self.task,
+            "environment": self.environment,
+            "backend": self.backend,
+            "control_period_seconds": self.control_period_seconds,
+            "action_repeat": self.action_repeat,
+            "observation": [component.to_dict() for component in self.observation],
+            "action": [component.to_dict() for component in self.action],
+            "action_range": list(self.action_range),
+            "checkpoint_iteration": self.checkpoint_iteration,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "policy_seed": self.policy_seed,
+            "versions": dict(self.versions),
+            "certificate": None if self.certificate is None else dict(self.certificate),
+            "golden": {
+                "observations": self.golden_observations.astype(float).tolist(),
+                "actions": self.golden_actions.astype(float).tolist(),
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str) -> Description:
+        """Return what `to_dict` wrote.
+
+        Raises:
+            ArtifactError: it is something else; the sentence names `where`.
+        """
+        try:
+            if data["format_version"] != _FORMAT_VERSION or data["format"] not in get_args(Format):
+                raise ValueError("another format")
+            observation = tuple(map(Component.from_dict, data["observation"]))
+            action = tuple(map(Component.from_dict, data["action"]))
+            golden = {name: np.asarray(data["golden"][name], np.float32) for name in ("observations", "actions")}
+            count = len(golden["observations"])
+            if golden["observations"].shape != (count, len(observation)) or golden["actions"].shape != (
+                count,
+                len(action),
+            ):
+                raise ValueError("golden pairs of other sizes")
+            certificate = data["certificate"]
+            description = cls(
+                format=data["format"],
+                artifact=data["artifact"],
+                artifact_sha256=data["artifact_sha256"],
+                policy_sha256=data["policy_sha256"],
+                task=str(data["task"]),
+                environment=data["environment"],
+                backend=str(data["backend"]),
+                observation=observation,
+                action=action,
+                action_range=tuple(map(float, data["action_range"])),
+                control_period_seconds=data["control_period_seconds"],
+                action_repeat=int(data["action_repeat"]),
+                checkpoint_iteration=int(data["checkpoint_iteration"]),
+                checkpoint_sha256=data["checkpoint_sha256"],
+                policy_seed=int(data["policy_seed"]),
+                versions=dict(data["versions"]),
+                golden_observations=golden["observations"],
+                golden_actions=golden["actions"],
+                certificate=None if certificate is None else dict(certificate),
+            )
+            hashes = (description.artifact_sha256, description.policy_sha256, description.checkpoint_sha256)
+            if description.artifact != MODELS[description.format] or not all(map(_SHA256.fullmatch, hashes)):
+                raise ValueError("names that no export has")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ArtifactError(f"{where} is not the description of an exported policy.") from error
+        return description
+
+
+_HOW_TO_RUN: dict[Format, str] = {
+    "onnx": (
+        "import onnxruntime; session = onnxruntime.InferenceSession('policy.onnx'); "
+        "action, = session.run(['action'], {'observation': observation})  # verify.py checks the golden pairs"
+    ),
+    "stablehlo": (
+        "import jax; policy = jax.export.deserialize(bytearray(open('policy.stablehlo', 'rb').read())); "
+        "action = jax.jit(policy.call)(observation)  # lowered for cpu and cuda"
+    ),
+}

@@ -1,0 +1,171 @@
+"""From a run to an exported policy, checked against the policy it was made of before it is called one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trpo_brax.deployment.artifact import Artifact, check_output, sha256, write_artifact
+from trpo_brax.deployment.description import MODELS, ArtifactError, Component, Description, Format
+from trpo_brax.deployment.formats import Act, actor, convert, policy_act, require
+from trpo_brax.deployment.names import action_names, observation_names
+from trpo_brax.deployment.observations import action_range, clip_limits, corner_observations, visited_observations
+from trpo_brax.deployment.statements import is_finished
+from trpo_brax.environments import Task
+from trpo_brax.policy import Policy
+from trpo_brax.training.evaluator import Evaluator
+from trpo_brax.training.files import read_json
+from trpo_brax.training.run import Run
+
+if TYPE_CHECKING:
+    from brax.envs import Env
+
+CERTIFICATE = "certificate.json"
+TOLERANCE = 1e-5
+"""Largest action difference, in units of the action range."""
+_PACKAGES = ("trpo-brax", "jax", "jaxlib", "brax", "mujoco", "flax", "numpy", "jax2onnx", "onnx", "onnxruntime")
+_VISITED, _CORNERS = 32, 32
+"""Golden pairs, the visited ones out of as many episodes and steps as the next line says."""
+_EPISODES, _STEPS = 8, 100
+_CHECKED_CORNERS = 1000
+_MOST_CERTIFICATE_BYTES = 4 << 20
+
+
+def export(
+    run: Run,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    format: Format = "onnx",
+    checkpoint: str | int = "latest",
+    policy_seed: int | None = None,
+    environment: Env | None = None,
+) -> Artifact:
+    """Write a trained policy as one model that a computer without this package can run.
+
+    The model maps observations float32 [batch, observation], as the environment gives them, to actions [batch, A], as
+    its step takes them: normalisation, the mode and the action bounds are inside. Beside it stand its description,
+    `policy.json`, and for ONNX a `verify.py` that needs NumPy and onnxruntime alone.
+
+    Args:
+        run: the run.
+        output: folder to make; by default `export` in the run folder, `export-stablehlo` for StableHLO. An earlier
+            export of the same format is replaced.
+        format: onnx, or stablehlo for JAX on a CPU or an NVIDIA GPU.
+        checkpoint: `latest`, `best` or an iteration.
+        policy_seed: whose policy, in a run of several seeds; by default the first one's.
+        environment: for a run on an environment of the user's own, that environment.
+
+    Raises:
+        ArtifactError: a package is missing, the output is used otherwise, or the model is not the policy.
+        UserError: the run, checkpoint or environment cannot be used.
+    """
+    require(format)
+    folder = Path(output) if output is not None else default_output(run, format)
+    check_output(folder, format)
+    seed = run.check_seed(policy_seed)
+    evaluator = Evaluator(run, episodes=_EPISODES, checkpoint=checkpoint, policy_seeds=[seed], environment=environment)
+    policy, iteration, task = evaluator.policies[seed], evaluator.iterations[seed], evaluator.task
+    reference = policy_act(policy)
+    visited = visited_observations(evaluator, reference, _VISITED, episodes=_EPISODES, most_steps=_STEPS)
+    observations = np.concatenate([visited, corner_observations(policy, _CORNERS)])
+    actions = reference(observations)
+    model = convert(policy, format)
+    _check(policy, actor(model, format), observations)
+    fingerprint = policy.fingerprint()
+    certificate, notes = read_certificate(run, fingerprint)
+    description = Description(
+        format=format,
+        artifact=MODELS[format],
+        artifact_sha256=sha256(model),
+        policy_sha256=fingerprint,
+        task=task.name,
+        environment=run.config.environment,
+        backend=run.config.rollout.backend if run.config.environment is None else _backend(task),
+        **_components(task, policy, own=run.config.environment is not None),
+        action_range=tuple(action_range(policy, actions).tolist()),
+        control_period_seconds=_control_period(task, run.config.rollout.action_repeat),
+        action_repeat=run.config.rollout.action_repeat,
+        checkpoint_iteration=iteration,
+        checkpoint_sha256=run.checkpoint_hash(iteration),
+        policy_seed=seed,
+        versions={package: _version(package) for package in _PACKAGES},
+        golden_observations=observations,
+        golden_actions=actions,
+        certificate=certificate,
+    )
+    standalone = (Path(__file__).parent / "standalone_verify.py").read_bytes() if format == "onnx" else None
+    write_artifact(folder, description, model, standalone)
+    return Artifact(folder, description, notes)
+
+
+def default_output(run: Run, format: Format) -> Path:
+    """Return the folder in the run folder that an export goes to."""
+    return run.path / ("export" if format == "onnx" else f"export-{format}")
+
+
+def read_certificate(run: Run, fingerprint: str) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """Return the run's certificate if it is this policy's, and a sentence where it has one that is not.
+
+    Raises:
+        RunFolderError: what stands in its place cannot be read.
+    """
+    file = run.path / CERTIFICATE
+    if not os.path.lexists(file):
+        return None, ()
+    certificate = read_json(file, _MOST_CERTIFICATE_BYTES)
+    if not isinstance(certificate, dict) or certificate.get("policy_sha256") != fingerprint:
+        return None, (f"{file} is left out: it is the certificate of another policy.",)
+    if not is_finished(certificate):
+        return None, (f"{file} is left out: it is not finished.",)
+    return certificate, ()
+
+
+def _check(policy: Policy, act: Act, observations: np.ndarray) -> None:
+    """Compare a model with its policy at several batch sizes.
+
+    Raises:
+        ArtifactError: they differ.
+    """
+    tested = np.concatenate([observations, corner_observations(policy, _CHECKED_CORNERS)])
+    wanted = policy_act(policy)(tested)
+    units = action_range(policy, wanted)
+    for batch in (1, 2, 7, len(tested)):
+        parts = [act(tested[first : first + batch]) for first in range(0, len(tested), batch)]
+        difference = float(np.max(np.abs(np.concatenate(parts) - wanted) / units))
+        if not difference <= TOLERANCE:
+            raise ArtifactError(
+                f"the exported model is not the policy: at batch {batch} its actions differ by {difference:.1e} of "
+                f"their range, and at most {TOLERANCE:.0e} is expected of rounding."
+            )
+
+
+def _components(task: Task, policy: Policy, *, own: bool) -> dict[str, Any]:
+    bounds = policy.specification.bounds
+    limits = {
+        "observation": (observation_names(task, own), *clip_limits(policy)),
+        "action": (action_names(task, own), bounds.low, bounds.high),
+    }
+    return {
+        what: tuple(Component(name, float(low), float(high)) for name, low, high in zip(*parts, strict=True))
+        for what, parts in limits.items()
+    }
+
+
+def _control_period(task: Task, action_repeat: int) -> float | None:
+    step = getattr(task.environment, "dt", None)
+    return None if step is None else round(float(step) * action_repeat, 9)
+
+
+def _backend(task: Task) -> str:
+    return str(getattr(task.environment, "backend", "unknown"))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,139 @@
+"""What a verification found, in figures and in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trpo_brax.deployment.artifact import Artifact
+from trpo_brax.deployment.comparison import Interval
+from trpo_brax.deployment.statements import StatementCheck
+from trpo_brax.evaluation import Episodes
+
+CONFIDENCE = 0.95
+"""Two-sided, of the intervals of differences."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question that a verification asks."""
+
+    name: str
+    passed: bool
+    sentence: str
+    """What was found, against what was allowed."""
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """Actions compared observation by observation."""
+
+    observations: int
+    differences: Mapping[str, float]
+    """Largest, in units of the action range, by kind of observation and batch size, as in `visited, batch 1`."""
+    refused: Mapping[int, str]
+    """Batch sizes that the artifact could not do, and why."""
+
+    @property
+    def largest(self) -> float:
+        """Largest difference; infinite where an action is not finite or a batch was refused."""
+        return math.inf if self.refused else max(self.differences.values())
+
+    def finding(self, tolerance: float) -> Finding:
+        """Return whether no action is off by more than `tolerance`."""
+        if self.refused:
+            batch, reason = next(iter(self.refused.items()))
+            sentence = f"the model cannot act on a batch of {batch}: {reason}"
+            return Finding("max_action_difference", False, sentence)
+        where = max(self.differences, key=lambda kind: self.differences[kind])
+        return Finding(
+            "max_action_difference",
+            self.largest <= tolerance,
+            f"over {self.observations:,} observations actions differ by at most {self.largest:.2e} of their range, at "
+            f"{where}; {tolerance:.0e} is allowed",
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of the episodes under both policies."""
+
+    name: str
+    interval: Interval
+    """Of the difference, exported - reference."""
+    margin: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return it for JSON."""
+        interval = {name: finite_or_none(value) for name, value in vars(self.interval).items()}
+        return {**interval, "margin": self.margin}
+
+    def finding(self) -> Finding:
+        """Return whether the whole interval lies inside the margin."""
+        low, high = self.interval.low, self.interval.high
+        return Finding(
+            self.name,
+            self.interval.within(self.margin),
+            f"exported less reference is {self.interval.difference:.4g}, at {CONFIDENCE:.0%} confidence between "
+            f"{low:.4g} and {high:.4g}; the margin is {self.margin:.4g}",
+        )
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Episodes compared: the exported policy's, and on the same seeds the reference's."""
+
+    reference: Episodes
+    exported: Episodes
+    comparisons: tuple[Comparison, ...]
+    statements: tuple[StatementCheck, ...]
+    """Those of the certificate, with what the exported policy's episodes say of them."""
+    same_distribution_p_value: float
+    """Kolmogorov-Smirnov, of the returns: reported only."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was asked of an exported policy, and whether it passed."""
+
+    artifact: Artifact
+    open_loop: OpenLoop
+    closed_loop: ClosedLoop | None
+    """None where the artifact cannot act on a batch."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every finding passed."""
+        return all(finding.passed for finding in self.findings)
+
+    @property
+    def max_action_difference(self) -> float:
+        """Largest difference of an action, in units of the action range."""
+        return self.open_loop.largest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON; what is not finite is null."""
+        loop = self.closed_loop
+        return {
+            "max_action_difference": finite_or_none(self.max_action_difference),
+            "passed": self.passed,
+            "artifact": str(self.artifact.file),
+            "checkpoint_iteration": self.artifact.description.checkpoint_iteration,
+            "failed": [finding.name for finding in self.findings if not finding.passed],
+            "findings": {finding.name: [finding.passed, finding.sentence] for finding in self.findings},
+            "observations": self.open_loop.observations,
+            "action_differences": {name: finite_or_none(value) for name, value in self.open_loop.differences.items()},
+            "episodes": 0 if loop is None else len(loop.reference.returns),
+            "certified": loop is not None and bool(loop.statements),
+            "differences": {} if loop is None else {one.name: one.to_dict() for one in loop.comparisons},
+            "statements": {} if loop is None else {one.name: one.to_dict() for one in loop.statements},
+            "same_distribution_p_value": None if loop is None else finite_or_none(loop.same_distribution_p_value),
+        }
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number as JSON can hold it."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,105 @@
+"""What a certificate promises, asked of the episodes of the exported policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trpo_brax.deployment.description import ArtifactError
+from trpo_brax.errors import ConfigError
+from trpo_brax.evaluation import Episodes, Failure
+from trpo_brax.evaluation.certificate import STATEMENTS, Declaration, ReturnRange, certify_episodes
+
+_ALWAYS = " or non-finite"
+"""What a failure says of itself at the end, and need not be told."""
+
+
+@dataclass(frozen=True)
+class StatementCheck:
+    """One bound of a certificate, and the same quantity of the exported policy's episodes."""
+
+    name: str
+    bound: float
+    measured: float
+
+    @property
+    def is_upper(self) -> bool:
+        """Whether the bound is one from above."""
+        return self.name.endswith("_upper")
+
+    @property
+    def holds(self) -> bool:
+        """Whether the measured figure is on the promised side."""
+        return self.measured <= self.bound if self.is_upper else self.measured >= self.bound
+
+    @property
+    def sentence(self) -> str:
+        """What was promised and what was measured."""
+        side = "at most" if self.is_upper else "at least"
+        return f"certified {side} {self.bound:.6g}, and the exported policy's episodes have {self.measured:.6g}"
+
+    def to_dict(self) -> dict[str, float]:
+        """Return it for JSON."""
+        return {"certified": self.bound, "measured": self.measured}
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The bounds of a certificate, and what was declared of the episodes they came from."""
+
+    declaration: Declaration
+    seed: int
+    bounds: Mapping[str, float]
+    """Name -> bound, without those that the certificate could not give."""
+
+    @classmethod
+    def read(cls, certificate: Mapping[str, Any] | None) -> Certified | None:
+        """Return what a certificate says, None where there is none, or one that is declared and not yet finished.
+
+        Raises:
+            ArtifactError: it is none.
+        """
+        if certificate is None or not is_finished(certificate):
+            return None
+        try:
+            declared = certificate["declared"]
+            returns = ReturnRange(
+                float(declared["return_floor"]),
+                declared["return_floor_source"],
+                float(declared["return_cap"]),
+                declared["return_cap_source"],
+            )
+            read = cls(
+                Declaration(
+                    int(declared["episodes"]),
+                    float(declared["confidence"]),
+                    float(declared["alpha"]),
+                    Failure(str(declared["failure"]).removesuffix(_ALWAYS)),
+                    returns,
+                ),
+                int(declared["seed"]),
+                {name: float(certificate[name]) for name in STATEMENTS if certificate[name] is not None},
+            )
+            shares = (read.declaration.confidence, read.declaration.alpha)
+            ordered = -math.inf < returns.floor <= returns.cap < math.inf
+            if read.declaration.episodes < 1 or not 0 <= read.seed < 2**32 or not ordered:
+                raise ValueError("episodes that nobody can run")
+            if not all(0 < share < 1 for share in shares):
+                raise ValueError("shares that are none")
+        except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
+            raise ArtifactError("the certificate of this policy lacks what a verification needs of it.") from error
+        return read
+
+    def checks(self, episodes: Episodes) -> tuple[StatementCheck, ...]:
+        """Return each bound beside what these episodes come to, by the certificate's own definitions."""
+        declaration = dataclasses.replace(self.declaration, episodes=len(episodes.returns))
+        measured = {statement.name: statement.observed for statement in certify_episodes(episodes, declaration)}
+        return tuple(StatementCheck(name, bound, measured[name]) for name, bound in self.bounds.items())
+
+
+def is_finished(certificate: Mapping[str, Any]) -> bool:
+    """Return whether a certificate has come to its statements: it is declared before its episodes are drawn."""
+    return "statements" in certificate

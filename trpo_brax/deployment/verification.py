@@ -1,0 +1,215 @@
+"""Is the exported policy still the policy, observation by observation and episode by episode?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trpo_brax.deployment.artifact import Artifact, sha256
+from trpo_brax.deployment.comparison import (
+    cvar_difference,
+    failure_rate_difference,
+    mean_difference,
+    same_distribution_p_value,
+)
+from trpo_brax.deployment.description import ArtifactError
+from trpo_brax.deployment.exporting import TOLERANCE, read_certificate
+from trpo_brax.deployment.findings import CONFIDENCE, ClosedLoop, Comparison, Finding, OpenLoop, Verification
+from trpo_brax.deployment.formats import Act, actor, policy_act
+from trpo_brax.deployment.observations import action_range, corner_observations, visited_observations
+from trpo_brax.deployment.statements import Certified
+from trpo_brax.errors import ConfigError
+from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes, Failure, Watcher
+from trpo_brax.policy import Policy
+from trpo_brax.training.certification import Listener
+from trpo_brax.training.evaluator import Evaluator, check_episodes
+from trpo_brax.training.run import Run
+from trpo_brax.training.streams import Stream
+
+if TYPE_CHECKING:
+    from brax.envs import Env
+
+BATCHES = (1, 2, 7)
+_EPISODES = 1000
+_VISITING_EPISODES = 128
+_ALPHA = 0.05
+
+
+def verify(
+    artifact: Artifact,
+    run: Run,
+    *,
+    episodes: int | None = None,
+    margin: float = 0.05,
+    failure_margin: float = 0.01,
+    tolerance: float = TOLERANCE,
+    checkpoint: str | int | None = None,
+    environment: Env | None = None,
+    observations: int = 100_000,
+    listener: Listener | None = None,
+) -> Verification:
+    """Hold an exported policy against the run that it came from.
+
+    Open loop, its actions are compared with those of the run's own policy over observations that this policy meets and
+    over corners. Closed loop, it acts in the environment itself, and its episodes are compared with those of the run's
+    policy on the same seeds. Where the policy has a certificate, the episodes are the certificate's, and each of its
+    statements has to hold of them.
+
+    Args:
+        artifact: the exported policy.
+        run: the run it was exported from.
+        episodes: how many in closed loop; by default the certificate's, else 1,000. Never more than the certificate's.
+        margin: how far mean return and CVaR may be off, as a share of the reference's absolute mean return.
+        failure_margin: how far the failure rate may be off.
+        tolerance: how far an action may be off, in units of the action range.
+        checkpoint: which one of the run; by default that of the artifact.
+        environment: for a run on an environment of the user's own, that environment.
+        observations: how many in open loop, half of them corners; 2 at least.
+        listener: told what goes on.
+
+    Raises:
+        ArtifactError: it is not an exported policy, or one of another policy than the run's.
+        UserError: the run, checkpoint or environment cannot be used.
+        EvaluationStopped: the listener said so.
+    """
+    listener = listener or Listener()
+    _check_positive(margin=margin, failure_margin=failure_margin, tolerance=tolerance)
+    description = artifact.description
+    seed = run.check_seed(description.policy_seed)
+    which = description.checkpoint_iteration if checkpoint is None else checkpoint
+    policy = run.policy(which, policy_seed=seed)
+    fingerprint = policy.fingerprint()
+    if description.policy_sha256 != fingerprint:
+        raise ArtifactError(
+            f"{artifact.file} was exported from another policy than that of checkpoint {which} of {run.path}."
+        )
+    certified = _certified(artifact, run, fingerprint)
+    if episodes is not None:
+        check_episodes(episodes)
+    count = episodes or _EPISODES
+    if certified is not None:
+        most = certified.declaration.episodes
+        count = min(most, episodes or most)
+    model = artifact.model()
+    act, reference = actor(model, description.format), policy_act(policy)
+    evaluator = Evaluator(run, episodes=count, checkpoint=which, policy_seeds=[seed], environment=environment)
+
+    listener.note(f"Comparing actions over {observations:,} observations")
+    visited = visited_observations(evaluator, reference, observations // 2, episodes=min(count, _VISITING_EPISODES))
+    corners = corner_observations(policy, observations - observations // 2)
+    open_loop = compare_actions(act, reference, policy, {"visited": visited, "corner": corners})
+    hash_holds = sha256(model) == description.artifact_sha256
+    findings = [
+        Finding(
+            "artifact_sha256",
+            hash_holds,
+            f"the model is {'the' if hash_holds else 'not the'} file that was exported",
+        ),
+        open_loop.finding(tolerance),
+    ]
+    if open_loop.refused:
+        findings.append(Finding("closed_loop", False, "not run, as the model cannot act on every batch"))
+        return Verification(artifact, open_loop, None, tuple(findings))
+    closed_loop = _closed_loop(evaluator, act, reference, count, certified, margin, failure_margin, listener)
+    findings += [comparison.finding() for comparison in closed_loop.comparisons]
+    findings += [Finding(statement.name, statement.holds, statement.sentence) for statement in closed_loop.statements]
+    return Verification(artifact, open_loop, closed_loop, tuple(findings))
+
+
+def _certified(artifact: Artifact, run: Run, fingerprint: str) -> Certified | None:
+    """Return what is certified of this policy: by the run's own certificate, or by the one exported with it."""
+    certificate, _ = read_certificate(run, fingerprint)
+    carried = artifact.description.certificate
+    if certificate is None and carried is not None and carried.get("policy_sha256") == fingerprint:
+        certificate = dict(carried)
+    return Certified.read(certificate)
+
+
+def compare_actions(act: Act, reference: Act, policy: Policy, observations: Mapping[str, np.ndarray]) -> OpenLoop:
+    """Compare actions over all observations at each of `BATCHES`.
+
+    Args:
+        act: the exported policy.
+        reference: the policy itself.
+        policy: whose action range is the unit.
+        observations: kind -> float32 [N, observation].
+    """
+    wanted = {kind: reference(values) for kind, values in observations.items()}
+    units = action_range(policy, np.concatenate(list(wanted.values())))
+    differences: dict[str, float] = {}
+    refused: dict[int, str] = {}
+    for batch in BATCHES:
+        try:
+            for kind, values in observations.items():
+                parts = [act(values[first : first + batch]) for first in range(0, len(values), batch)]
+                actions = np.concatenate(parts)
+                if actions.shape != wanted[kind].shape:
+                    raise ValueError(f"it gives actions of shape {parts[0].shape}")
+                difference = float(np.max(np.abs(actions.astype(np.float64) - wanted[kind]) / units))
+                differences[f"{kind}, batch {batch}"] = difference if math.isfinite(difference) else math.inf
+        except Exception as error:  # what a runtime raises of a model that it cannot run shares no base class
+            refused[batch] = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return OpenLoop(sum(map(len, observations.values())), differences, refused)
+
+
+def compare_episodes(
+    reference: Episodes, exported: Episodes, failure: Failure, alpha: float, margin: float, failure_margin: float
+) -> tuple[Comparison, ...]:
+    """Return mean return, failure rate and CVaR compared, episode by episode.
+
+    Args:
+        reference: episodes of the policy itself.
+        exported: the same episodes with the exported policy.
+        failure: what counts as a failed one.
+        alpha: share of the worst episodes that CVaR is the mean of.
+        margin: as a share of the reference's absolute mean return.
+        failure_margin: of the failure rate.
+    """
+    ours, theirs = reference.returns.astype(np.float64), exported.returns.astype(np.float64)
+    of_return = margin * abs(float(ours.mean()))
+    return (
+        Comparison("return_mean", mean_difference(ours, theirs, CONFIDENCE), of_return),
+        Comparison(
+            "failure_rate", failure_rate_difference(failure(reference), failure(exported), CONFIDENCE), failure_margin
+        ),
+        Comparison("return_cvar", cvar_difference(ours, theirs, alpha, CONFIDENCE), of_return),
+    )
+
+
+def _closed_loop(
+    evaluator: Evaluator,
+    act: Act,
+    reference: Act,
+    episodes: int,
+    certified: Certified | None,
+    margin: float,
+    failure_margin: float,
+    listener: Listener,
+) -> ClosedLoop:
+    seed, stream, failure, alpha = 0, Stream.VERIFICATION, DEFAULT_FAILURE, _ALPHA
+    if certified is not None:
+        seed, stream = certified.seed, Stream.CERTIFICATION
+        failure, alpha = certified.declaration.failure, certified.declaration.alpha
+
+    def drawn(acting: Act, what: str) -> Episodes:
+        with listener.counting(f"Running episodes of the {what} policy", episodes) as progress:
+            watcher = Watcher(listener.stopped, progress)
+            return evaluator.run_by_host(acting, episodes, seed=seed, stream=stream, watcher=watcher)
+
+    ours, theirs = drawn(reference, "run's own"), drawn(act, "exported")
+    return ClosedLoop(
+        ours,
+        theirs,
+        compare_episodes(ours, theirs, failure, alpha, margin, failure_margin),
+        certified.checks(theirs) if certified else (),
+        same_distribution_p_value(ours.returns, theirs.returns),
+    )
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{name} must be greater than 0, not {value:g}.")
