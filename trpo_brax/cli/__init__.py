@@ -16,6 +16,7 @@ from trpo_brax.cli.environments import check, tasks
 from trpo_brax.cli.evaluate import evaluate
 from trpo_brax.cli.export import export
 from trpo_brax.cli.plot import plot
+from trpo_brax.cli.render import render
 from trpo_brax.cli.replay import replay
 from trpo_brax.cli.report import report
 from trpo_brax.cli.train import train
@@ -30,6 +31,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "verify": (verify, "ARTIFACT --run RUN", "hold an exported policy to the one it came from"),
     "diagnose": (diagnose, "RUN [options]", "name what a run's metrics show to have gone wrong"),
     "plot": (plot, "RUN... [options]", "draw learning curves over seeds"),
+    "render": (render, "RUN [options]", "film the worst, the median and the best episode"),
     "report": (report, "RUN", "write a run as one HTML page: curves, findings, certificate, video"),
     "diff": (diff, "RUN_A RUN_B [--json]", "tell where two runs first differ, and what could explain it"),
     "replay": (replay, "DUMP", "name the operation that made a non-finite number"),

@@ -1,0 +1,110 @@
+"""trpo-brax render."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from trpo_brax.cli.opening import open_run
+from trpo_brax.cli.parsing import parse
+from trpo_brax.config import Platform
+from trpo_brax.errors import UserError
+from trpo_brax.training.console import Console
+
+
+@dataclass(frozen=True)
+class RenderArguments:
+    """Make videos of the worst, the median and the best of many episodes of a trained policy."""
+
+    run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    checkpoint: str = "latest"
+    """latest, best (by evaluation return, where --eval-every was on, else by training return) or an iteration."""
+    episodes: int = 128
+    """How many to choose the three from."""
+    stochastic: bool = False
+    """Sample actions as in training, instead of acting by the mode."""
+    seed: int = 0
+    """Seed of the episodes; no training draws from the same stream."""
+    output: str | None = None
+    """Folder to write worst.mp4, median.mp4 and best.mp4 to; by default videos in the run folder."""
+    width: int = 640
+    """Pixels, an even number."""
+    height: int = 480
+    """Pixels, an even number."""
+    fps: float | None = None
+    """Frames per second; by default as many as show every k-th control step and are no more than 30. The time shown is
+    that of the physics either way."""
+    camera: str | None = None
+    """Name of one of the model's cameras; by default one that keeps what moves in the picture."""
+    policy_seed: int | None = None
+    """Whose policy, in a run of several seeds; by default the first one's."""
+    environment: str | None = None
+    """package.module:Class, for a run on an environment of your own."""
+    platform: Platform = "auto"
+    """auto: what JAX finds; cpu; gpu: fail where there is none."""
+
+
+def render(words: list[str]) -> int:
+    """Run `trpo-brax render` and return its exit status."""
+    arguments = parse(RenderArguments, words, "render")
+    # An environment's author may print: standard output is for the result alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        lines = _videos(arguments)
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _videos(arguments: RenderArguments) -> list[str]:
+    console = Console(sys.stderr)
+    from trpo_brax.evaluation import Watcher
+    from trpo_brax.evaluation.camera import model_camera
+    from trpo_brax.evaluation.opengl import choose_platform
+    from trpo_brax.evaluation.rendering import drawable_model
+    from trpo_brax.evaluation.video import VideoOptions, choose_episodes, cut, ending, make_folder
+    from trpo_brax.training.evaluator import Evaluator, check_episodes
+
+    # What cannot work is said before anything slow is begun; MuJoCo itself cannot be imported with some MUJOCO_GL.
+    check_episodes(arguments.episodes, arguments.seed)
+    options = VideoOptions(arguments.width, arguments.height, arguments.fps, arguments.camera)
+    drawing = choose_platform()
+    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.episodes, console)
+    task = opened.run.task(opened.environment)
+    model = drawable_model(task.environment, task.name)
+    if arguments.camera is not None:
+        model_camera(model, arguments.camera)
+    folder = opened.run.path / "videos" if arguments.output is None else Path(arguments.output)
+    if arguments.output is None and folder.is_symlink():
+        raise UserError(f"{folder} is a link, and nothing is written through it: name a folder by --output.")
+    evaluator = Evaluator(
+        opened.run,
+        episodes=arguments.episodes,
+        checkpoint=arguments.checkpoint,
+        policy_seeds=[opened.run.check_seed(arguments.policy_seed)],
+        stochastic=arguments.stochastic,
+        environment=opened.environment,
+    )
+    make_folder(folder)
+    with console.counting("Evaluating", arguments.episodes) as progress:
+        episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
+    chosen = choose_episodes(episodes.returns)
+    with console.stage("Recording the worst, the median and the best"):
+        recordings = evaluator.record(arguments.episodes, sorted(set(chosen.values())), seed=arguments.seed)
+    period = float(task.environment.dt) * opened.run.config.rollout.action_repeat
+    lines = []
+    for which, index in chosen.items():
+        recording, file = recordings[index], folder / f"{which}.mp4"
+        title = f"{which} of {arguments.episodes:,}   seed {arguments.seed}, episode {index}"
+        clip = cut(recording, task, title, control_period=period, options=options)
+        with console.counting(f"Drawing the {which}", clip.frames, "frames") as progress:
+            clip.write(file, drawing, progress)
+        reached = f"return {recording.episode.returns[0]:,.4g}, {ending(recording.episode)}"
+        lines.append(f"{which:8}{reached}, episode {index}: {file}")
+    return [*lines, "The worst one is the one to watch: an average does not show it."]
