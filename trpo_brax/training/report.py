@@ -12,9 +12,9 @@ from trpo_brax.config import Config, to_dict
 from trpo_brax.diagnosis.findings import by_seed, diagnose
 from trpo_brax.errors import RunFolderError
 from trpo_brax.evaluation.certificate_page import certificate_body
-from trpo_brax.evaluation.curves import RecordedRun, group_runs
+from trpo_brax.evaluation.curves import RecordedRun
 from trpo_brax.evaluation.page import document, picture, png_of, table, text, video
-from trpo_brax.evaluation.plots import band, groups_figure, learning_figure
+from trpo_brax.evaluation.plots import learning_figure
 from trpo_brax.evaluation.training_plots import training_figure
 from trpo_brax.training.files import open_plain, read_json
 from trpo_brax.training.folder import RunFolder
@@ -92,9 +92,10 @@ def _summary(folder: RunFolder, records: Sequence[dict[str, Any]]) -> str:
         if evaluation is None:
             return f"<h2>Summary</h2>\n<p>{text(' '.join(told))} The last policy was not evaluated.</p>"
         rows = [(words, float(evaluation[key])) for key, words in _FIGURES.items()]
-        told.append(
-            f"The last policy, acting by its mode, over {evaluation['episodes']:,} episodes that training never saw:"
+        whose = (
+            "The last policy" if len(summary["seeds"]) == 1 else f"The last policies of {len(summary['seeds'])} seeds"
         )
+        told.append(f"{whose}, acting by the mode, over {evaluation['episodes']:,} episodes that training never saw:")
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{folder.summary_file} is no summary of a run.") from error
     return f"<h2>Summary</h2>\n<p>{text(' '.join(told))}</p>\n{table(('', ''), rows)}"
@@ -104,12 +105,8 @@ def _pictures(folder: RunFolder, config: Config, records: Sequence[dict[str, Any
     if not records:
         return "<h2>Training</h2>\n<p>There are no iterations yet.</p>"
     run = RecordedRun(title, config, records)
-    if config.num_seeds == 1:
-        curve = learning_figure(records, title)
-    else:
-        curve = groups_figure([band(group) for group in group_runs([run])], "env_steps", 1)
     return (
-        f"<h2>Training</h2>\n{picture(png_of(curve), 'Return against control steps')}\n"
+        f"<h2>Training</h2>\n{picture(png_of(learning_figure(records, title)), 'Return against control steps')}\n"
         f"{picture(png_of(training_figure([run])), 'What the steps did, iteration by iteration')}"
     )
 
