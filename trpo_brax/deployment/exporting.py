@@ -14,17 +14,16 @@ from trpo_brax.deployment.description import MODELS, ArtifactError, Component, D
 from trpo_brax.deployment.formats import Act, actor, convert, policy_act, require
 from trpo_brax.deployment.names import action_names, observation_names
 from trpo_brax.deployment.observations import action_range, clip_limits, corner_observations, visited_observations
-from trpo_brax.deployment.statements import is_finished
 from trpo_brax.environments import Task
 from trpo_brax.policy import Policy
+from trpo_brax.training.certification import CERTIFICATE, is_finished
+from trpo_brax.training.certification import read_certificate as read
 from trpo_brax.training.evaluator import Evaluator
-from trpo_brax.training.files import read_json
 from trpo_brax.training.run import Run
 
 if TYPE_CHECKING:
     from brax.envs import Env
 
-CERTIFICATE = "certificate.json"
 TOLERANCE = 1e-5
 """Largest action difference, in units of the action range."""
 _PACKAGES = ("trpo-brax", "jax", "jaxlib", "brax", "mujoco", "flax", "numpy", "jax2onnx", "onnx", "onnxruntime")
@@ -32,7 +31,6 @@ _VISITED, _CORNERS = 32, 32
 """Golden pairs, the visited ones out of as many episodes and steps as the next line says."""
 _EPISODES, _STEPS = 8, 100
 _CHECKED_CORNERS = 1000
-_MOST_CERTIFICATE_BYTES = 4 << 20
 
 
 def export(
@@ -114,10 +112,10 @@ def read_certificate(run: Run, fingerprint: str) -> tuple[dict[str, Any] | None,
         RunFolderError: what stands in its place cannot be read.
     """
     file = run.path / CERTIFICATE
-    if not os.path.lexists(file):
+    certificate = read(run.path)
+    if certificate is None:
         return None, ()
-    certificate = read_json(file, _MOST_CERTIFICATE_BYTES)
-    if not isinstance(certificate, dict) or certificate.get("policy_sha256") != fingerprint:
+    if certificate.get("policy_sha256") != fingerprint:
         return None, (f"{file} is left out: it is the certificate of another policy.",)
     if not is_finished(certificate):
         return None, (f"{file} is left out: it is not finished.",)

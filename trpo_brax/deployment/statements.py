@@ -12,6 +12,7 @@ from trpo_brax.deployment.description import ArtifactError
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import Episodes, Failure
 from trpo_brax.evaluation.certificate import STATEMENTS, Declaration, ReturnRange, certify_episodes
+from trpo_brax.training.certification import is_finished
 
 _ALWAYS = " or non-finite"
 """What a failure says of itself at the end, and need not be told."""
@@ -98,8 +99,3 @@ class Certified:
         declaration = dataclasses.replace(self.declaration, episodes=len(episodes.returns))
         measured = {statement.name: statement.observed for statement in certify_episodes(episodes, declaration)}
         return tuple(StatementCheck(name, bound, measured[name]) for name, bound in self.bounds.items())
-
-
-def is_finished(certificate: Mapping[str, Any]) -> bool:
-    """Return whether a certificate has come to its statements: it is declared before its episodes are drawn."""
-    return "statements" in certificate

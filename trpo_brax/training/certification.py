@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from trpo_brax.checked import FINITE, AtLeast, Bounds, Checked
 from trpo_brax.config import MOST_DELAY
-from trpo_brax.errors import ConfigError
+from trpo_brax.errors import ConfigError, RunFolderError
+from trpo_brax.training.files import read_json
 
+CERTIFICATE = "certificate.json"
+_MOST_BYTES = 4 << 20
 _INSIDE = Bounds(0.0, 1.0, low_open=True, high_open=True)
 
 
@@ -66,3 +71,23 @@ class Listener:
     """A block in which episodes are counted."""
     note: Callable[[str], None] = lambda text: None
     stopped: Callable[[], bool] = lambda: False
+
+
+def read_certificate(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder's certificate.json holds, None where there is none.
+
+    Raises:
+        RunFolderError: it cannot be read, or is no JSON object.
+    """
+    file = folder / CERTIFICATE
+    if not os.path.lexists(file):
+        return None
+    certificate = read_json(file, _MOST_BYTES)
+    if not isinstance(certificate, dict):
+        raise RunFolderError(f"{file} is no certificate.")
+    return certificate
+
+
+def is_finished(certificate: Mapping[str, Any]) -> bool:
+    """Return whether a certificate has come to its statements: it is declared before its episodes are drawn."""
+    return "statements" in certificate

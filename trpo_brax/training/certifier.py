@@ -24,9 +24,9 @@ from trpo_brax.evaluation.certificate import (
     observed_range,
 )
 from trpo_brax.evaluation.training_runs import training_runs_statement
-from trpo_brax.training.certification import Certification, Listener
+from trpo_brax.training.certification import CERTIFICATE, Certification, Listener, read_certificate
 from trpo_brax.training.evaluator import Evaluator
-from trpo_brax.training.files import read_json, write_json
+from trpo_brax.training.files import write_json
 from trpo_brax.training.run import Run
 from trpo_brax.training.streams import Stream
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from brax.envs import Env
 
 FORMAT = 1
-_MOST_CERTIFICATE_BYTES = 4 << 20
 _PILOT_EPISODES = 1000
 _VERSIONS = ("trpo-brax", "jax", "brax", "mujoco", "numpy", "scipy")
 
@@ -94,7 +93,7 @@ class _Certifier:
         self._run, self._settings, self._seed = run, settings, policy_seed
         self._environment, self._listener = environment, listener
         self._failure = Failure(settings.failure)
-        self._file = output / "certificate.json"
+        self._file = output / CERTIFICATE
         self._checkpoint = checkpoint if settings.choose == "no" else self._choose()
         self._evaluator = Evaluator(
             run,
@@ -194,14 +193,12 @@ class _Certifier:
 
     def _earlier(self, policy_sha256: str) -> int:
         """Return how many certificates of the same policy there were before, by the one there is."""
-        if not self._file.is_file():
-            return 0
         try:
-            there = read_json(self._file, _MOST_CERTIFICATE_BYTES)
+            there = read_certificate(self._file.parent)
         except RunFolderError as error:
             self._listener.note(f"{error} A new one takes its place.")
             return 0
-        if not isinstance(there, dict) or there.get("policy_sha256") != policy_sha256:
+        if there is None or there.get("policy_sha256") != policy_sha256:
             return 0
         count = there.get("earlier_certificates")
         return count + 1 if isinstance(count, int) and 0 <= count < 10**6 else 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from trpo_brax.config import Config, to_dict
@@ -16,10 +15,10 @@ from trpo_brax.evaluation.curves import RecordedRun
 from trpo_brax.evaluation.page import document, picture, png_of, table, text, video
 from trpo_brax.evaluation.plots import learning_figure
 from trpo_brax.evaluation.training_plots import training_figure
+from trpo_brax.training.certification import CERTIFICATE, is_finished, read_certificate
 from trpo_brax.training.files import open_plain, read_json
 from trpo_brax.training.folder import RunFolder
 
-MOST_CERTIFICATE_BYTES = 4 << 20
 _MOST_VIDEO_BYTES = 64 << 20
 _FIGURES = {
     "return_mean": "mean return",
@@ -58,21 +57,6 @@ def report_page(path: str | os.PathLike[str]) -> str:
         _details("Provenance", folder.read_provenance()),
     ]
     return document(title, "\n".join(parts))
-
-
-def read_certificate(folder: Path) -> dict[str, Any] | None:
-    """Return what certificate.json of a run folder holds, None where there is none or its drawing was cut off.
-
-    Raises:
-        RunFolderError: it cannot be read, or is no certificate.
-    """
-    file = folder / "certificate.json"
-    if not os.path.lexists(file):
-        return None
-    certificate = read_json(file, MOST_CERTIFICATE_BYTES)
-    if not isinstance(certificate, dict) or not isinstance(certificate.get("declared"), dict):
-        raise RunFolderError(f"{file} is no certificate.")
-    return certificate if "statements" in certificate else None
 
 
 def _summary(folder: RunFolder, records: Sequence[dict[str, Any]]) -> str:
@@ -138,12 +122,12 @@ def _worst(folder: RunFolder) -> str:
 def _certificate(folder: RunFolder) -> str:
     heading = "<h2>Certificate</h2>"
     certificate = read_certificate(folder.path)
-    if certificate is None:
+    if certificate is None or ("declared" in certificate and not is_finished(certificate)):
         return f"{heading}\n<p>None yet: <code>trpo-brax certify {text(folder.path)}</code></p>"
     try:
         return f"{heading}\n{certificate_body(certificate)}"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{folder.path / 'certificate.json'} is no certificate.") from error
+        raise RunFolderError(f"{folder.path / CERTIFICATE} is no certificate.") from error
 
 
 def _details(heading: str, data: Any) -> str:
