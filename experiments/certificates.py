@@ -3,8 +3,9 @@
     python experiments/certificates.py --tasks inverted_pendulum hopper
 
 A run that was stopped is resumed, a finished one is not repeated, and neither is its certificate. Results go to
-experiments/results/certificates/: TASK.json, the certificate of 10,000 episodes, TASK-perturbed.png, and summary.csv
-with what is stated, what was seen, and the seconds that it took.
+experiments/results/certificates/: TASK.json, the certificate of 10,000 episodes, TASK-perturbed.png,
+TASK-verified.json, what `trpo-brax verify` says of the policy exported to ONNX, and summary.csv with what is stated,
+what was seen, and the seconds that it took.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import tyro
 
 import trpo_brax as tb
+from trpo_brax.deployment import export, verify
 from trpo_brax.evaluation.certificate import STATEMENTS
 from trpo_brax.evaluation.page import png_of
 from trpo_brax.evaluation.perturbation_plots import perturbation_figure
@@ -76,6 +78,18 @@ def certificate_of(run: tb.Run) -> tuple[dict[str, Any], dict[str, float]]:
     return found, seconds
 
 
+def verify_exported(run: tb.Run, console: Console) -> None:
+    """Export the policy and hold the file to it and to its certificate, unless that has been done with this policy."""
+    file = RESULTS / f"{run.config.task}-verified.json"
+    fingerprint = run.policy().fingerprint()
+    if file.is_file() and json.loads(file.read_text())["policy_sha256"] == fingerprint:
+        return
+    artifact = export(run)
+    listener = Listener(counting=console.counting, note=console.note)
+    found = verify(artifact, run, listener=listener).to_dict() | {"policy_sha256": fingerprint}
+    file.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def row(run: tb.Run, certificate: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
     """Return a task's row of summary.csv."""
     provenance = json.loads((run.path / "provenance.json").read_text())
@@ -112,6 +126,7 @@ def main(arguments: Arguments) -> None:
             raise SystemExit(f"{folder} was stopped; start the script again to go on.")
         certificate, seconds = certificate_of(run)
         (RESULTS / f"{task}-perturbed.png").write_bytes(png_of(perturbation_figure(certificate["perturbations"])))
+        verify_exported(run, Console(sys.stderr))
         known[task] = row(run, certificate, seconds)
         with table.open("w", newline="") as file:
             writer = csv.DictWriter(file, known[task].keys())
