@@ -538,7 +538,15 @@ class TestEvaluate:
             assert found["returns"].shape == (12,) and found["returns"].mean() == pytest.approx(report["return_mean"])
             assert str(found["failure"]) == report["failure"] and int(found["seed"]) == 3
         assert report["failure_rate"] == pytest.approx(failed.mean()) and 0 < failed.sum() < 12
-        assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []
+        assert not list(here.glob("*.tmp")) + list(here.glob(".*"))
+
+    def test_what_is_written_goes_through_no_link(self, here: Path) -> None:
+        elsewhere = here.parent / f"{here.name}-elsewhere"
+        elsewhere.write_text("mine")
+        for name in ("all.npz", "all.tmp", ".all.npz.tmp"):
+            (here / name).symlink_to(elsewhere)
+        words = ["evaluate", "run", "--environment", HISTORY, "--episodes", "2", "--output", "all.npz"]
+        assert main(words) == 0 and elsewhere.read_text() == "mine" and not (here / "all.npz").is_symlink()
 
     @pytest.mark.parametrize(
         ("options", "words"),

@@ -12,11 +12,12 @@ import pytest
 from brax import envs
 from brax.io import mjcf
 
-from tests.tiny_environments import History, PointMass
+from tests.tiny_environments import History, PointMass, TinyEnvironment
 from trpo_brax.config import RolloutConfig
-from trpo_brax.environments import Task, brax_task, own_task
+from trpo_brax.environments import Task, VectorizedEnvironment, brax_task, own_task
 from trpo_brax.environments.perturbed import Perturbation, applicable, perturbed_task
 
+KEY = jax.random.PRNGKey(0)
 SLIDE = """
 <mujoco>
   <option gravity="0 0 -10" timestep="0.002"/>
@@ -138,6 +139,18 @@ class TestSensors:
         wanted = plain[np.maximum(np.arange(13) - delay, 0)]
         np.testing.assert_array_equal(seen, wanted)
 
+    @pytest.mark.parametrize("repeat", [1, 4])
+    def test_a_delay_is_counted_in_control_steps(self, repeat: int) -> None:
+        """Of an environment that observes how many simulator steps it has taken."""
+        task = own_task(Counter(), RolloutConfig())
+        late = perturbed_task(task, Perturbation.of("delay", 3), jnp.ones(1), repeat)
+        environment = VectorizedEnvironment(late, episode_length=100, action_repeat=repeat)
+        state, seen = environment.reset(jax.random.split(KEY, 1)).state, []
+        for _ in range(6):
+            state = jax.vmap(environment.simulate)(state, jnp.zeros((1, 1))).state
+            seen.append(float(state.obs[0, 0]))
+        assert seen == [0, 0, 0, repeat, 2 * repeat, 3 * repeat]
+
     def test_noise_is_gaussian_fresh_each_step_and_in_units_of_the_training(self) -> None:
         seen, plain = rolled(self.TASK, Perturbation.of("observation_noise", 0.1), 400, std=5.0)
         noise = (seen - plain).ravel()
@@ -156,6 +169,37 @@ class TestSensors:
             ]
             assert float(states[0].reward) == float(states[1].reward)
             assert float(states[0].done) == float(states[1].done)
+
+
+class Counter(TinyEnvironment):
+    """Observes how often it was stepped."""
+
+    def reset(self, rng: jax.Array) -> envs.State:
+        zero = jnp.zeros(())
+        return envs.State(None, jnp.zeros(1), zero, zero, {}, {})
+
+    def step(self, state: envs.State, action: jax.Array) -> envs.State:
+        return state.replace(obs=state.obs + 1.0)
+
+
+class Holds(TinyEnvironment):
+    """Holds the `sys` of another environment, which it leaves the simulating to."""
+
+    def __init__(self) -> None:
+        self._inner = envs.get_environment("inverted_pendulum", backend="spring")
+        self.sys = self._inner.sys
+
+    def reset(self, rng: jax.Array) -> envs.State:
+        return self._inner.reset(rng)
+
+    def step(self, state: envs.State, action: jax.Array) -> envs.State:
+        return self._inner.step(state, action)
+
+
+def test_where_nobody_knows_what_is_simulated_bodies_are_left_alone() -> None:
+    """A changed `sys` would change nothing there, and the certificate would say that nothing harms."""
+    task = dataclasses.replace(brax_task("inverted_pendulum", "spring"), environment=Holds())
+    assert applicable(task) == ("observation_noise", "delay")
 
 
 def test_where_there_are_no_bodies_only_sensors_can_be_perturbed() -> None:

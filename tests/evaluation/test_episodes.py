@@ -127,6 +127,24 @@ class TestAgainstALoop:
         assert found.nonfinite.all() and set(found.lengths) == {4}
 
 
+class TestSums:
+    """Rewards added up in single precision."""
+
+    @pytest.mark.parametrize("reward", [-0.3, -0.7, 0.1])
+    def test_a_thousand_rewards_are_a_thousand_times_one(self, reward: float) -> None:
+        """Added one by one -0.3 makes -300.00006."""
+        task = dataclasses.replace(task_of(EndsItself(1000)), environment=PaysItsAction(1000))
+        act = lambda parameters, observations, keys: jnp.full((observations.shape[0], 1), reward)
+        found = EpisodeRunner(task, act, batch=1, episode_length=1000).run(None, KEY, episodes=1)
+        assert found.returns[0] == np.float32(1000.0 * np.float64(np.float32(reward)))
+
+    def test_a_sum_that_single_precision_cannot_hold_is_non_finite_and_not_paid(self) -> None:
+        task = dataclasses.replace(task_of(EndsItself(5)), environment=PaysItsAction(5))
+        act = lambda parameters, observations, keys: jnp.full((observations.shape[0], 1), 1.5e38)
+        found = EpisodeRunner(task, act, batch=1, episode_length=LIMIT).run(None, KEY, episodes=1)
+        assert found.nonfinite.all() and found.lengths[0] == 3 and found.returns[0] == np.float32(3e38)
+
+
 class TestEnds:
     """What ends an episode, and what that is called."""
 

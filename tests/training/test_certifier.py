@@ -89,8 +89,9 @@ def test_it_is_declared_on_disk_before_the_first_episode_is_drawn(run: Run, tmp_
 
     @contextlib.contextmanager
     def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
-        file = tmp_path / "certificate.json"
+        file = tmp_path / "certificate.declared.json"
         seen[what] = json.loads(file.read_text()) if file.exists() else None
+        assert not (tmp_path / "certificate.json").exists()
         yield lambda done: None
 
     certificate = certify(run, FEW, environment=History(), output=tmp_path, listener=Listener(counting=counting))
@@ -98,6 +99,40 @@ def test_it_is_declared_on_disk_before_the_first_episode_is_drawn(run: Run, tmp_
     before = seen["Drawing the episodes"]
     assert before["declared"] == certificate["declared"] and "statements" not in before
     assert json.loads((tmp_path / "certificate.json").read_text()) == certificate
+    assert not (tmp_path / "certificate.declared.json").exists()
+
+
+@pytest.mark.parametrize("stage", ["Drawing the episodes", "Perturbing the world in 1 ways"])
+def test_one_that_is_cut_off_leaves_what_there_was(run: Run, tmp_path: Path, stage: str) -> None:
+    """Before its statements: the former certificate. After them: the statements, without the perturbed worlds."""
+    former = certify(run, FEW, environment=History(), output=tmp_path)
+
+    @contextlib.contextmanager
+    def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+        if what == stage:
+            raise KeyboardInterrupt
+        yield lambda done: None
+
+    settings = override_certification(FEW, perturb=True, noise=(), delays=(2,), seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        certify(run, settings, environment=History(), output=str(tmp_path), listener=Listener(counting=counting))
+    kept = json.loads((tmp_path / "certificate.json").read_text())
+    page = (tmp_path / "certificate.html").read_text()
+    if stage == "Drawing the episodes":
+        assert kept == former
+    else:
+        assert kept["declared"]["seed"] == 1 and kept["perturbations"] is None and len(kept["statements"]) == 4
+    assert kept["declared"]["at"] in page
+    declared = json.loads((tmp_path / "certificate.declared.json").read_text())["declared"]
+    assert declared["perturbations"]["worlds"] == [
+        {"perturbation": None, "strength": 1.0},
+        {"perturbation": "delay", "strength": 2.0},
+    ]
+
+
+def test_a_cap_below_the_floor_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"return_cap must be greater than the floor, not -1e\+06"):
+        certify(run, override_certification(FEW, return_cap=-1e6), environment=History(), output=tmp_path)
 
 
 def test_a_second_certificate_of_a_policy_says_that_it_is_one(run: Run, tmp_path: Path) -> None:
@@ -158,6 +193,7 @@ def test_of_several_seeds_it_says_what_the_next_one_will_reach(tmp_path: Path) -
     runs = found["training_runs"]
     wanted = [by_hand(run, Stream.CHOICE, 20, policy_seed=seed).returns.mean() for seed in range(3)]
     np.testing.assert_allclose(runs["figures"], wanted, rtol=1e-5)
+    assert found["declared"]["training_runs"] == {"seeds": 3, "episodes": 20, "stream": "choice"}
     assert runs["probability_next_below_worst"] == 0.25 and runs["worst"] == min(runs["figures"])
     assert (run.path / "certificate.json").exists()
 
@@ -166,7 +202,8 @@ def test_of_several_seeds_it_says_what_the_next_one_will_reach(tmp_path: Path) -
     ("values", "words"),
     [
         ({"episodes": 5}, "episodes must be at least 20"),
-        ({"confidence": 1.0}, "confidence must be greater than 0 and less than 1"),
+        ({"confidence": 1.0}, "confidence must be greater than 0 and at most 0.999999999"),
+        ({"confidence": 1.0 - 1e-12}, "confidence must be greater than 0 and at most 0.999999999"),
         ({"alpha": 0.0}, "alpha must be greater than 0"),
         ({"delays": (9,)}, "delays must be at least 1 and at most 8"),
         ({"factors": (0.0,)}, "factors must be at least 0.01"),

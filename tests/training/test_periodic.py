@@ -70,6 +70,19 @@ def test_best_is_by_evaluation(evaluated: Run) -> None:
     assert evaluated.resolve("best") == max(ranked, key=lambda iteration: ranked[iteration])
 
 
+def test_a_run_resumed_without_evaluations_is_ranked_by_training_again(tmp_path: Path) -> None:
+    """By its latest configuration, whichever kind of return the best is chosen by; the other counts where it is all."""
+    train_tiny(tmp_path / "run", config=override(EVALUATED, eval_every=2))
+    more = override(EVALUATED, eval_every=0, total_steps=8 * 64)
+    run = train(more, environment=History(), run_dir=tmp_path / "run", resume=True, console=Console(io.StringIO()))
+    means = {}
+    for beat in (2, 4, 6, 8):
+        rows = [row for row in run.metrics() if beat - 1 <= row["iteration"] <= beat and row["episodes"]]
+        weights = [row["episodes"] for row in rows]
+        means[beat] = np.average([row["episode_return_mean"] for row in rows], weights=weights)
+    assert run.resolve("best") == max(means, key=lambda beat: means[beat])
+
+
 @pytest.mark.parametrize(("every", "wanted"), [(3, [2, 3, 4]), (100, [2, 4])])
 def test_it_comes_on_its_own_beat_and_at_checkpoints(tmp_path: Path, every: int, wanted: list[int]) -> None:
     said = io.StringIO()

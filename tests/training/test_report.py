@@ -127,6 +127,9 @@ def test_anybodys_text_stays_text(whole: Path) -> None:
     certificate = json.loads(file.read_text())
     certificate["statements"][0]["sentence"] = certificate["task"] = certificate["versions"]["jax"] = attack
     certificate["perturbations"]["worlds"][1]["perturbation"] = attack
+    certificate["perturbations"]["not_applicable"] = [attack]
+    sentences = {"sentences": [attack], "figure": attack, "figures": [1.0, 2.0], "runs": 2}
+    certificate["training_runs"] = sentences
     file.write_text(json.dumps(certificate))
     source = report_page(whole)
     page = Page(source)
@@ -144,6 +147,10 @@ def test_anybodys_text_stays_text(whole: Path) -> None:
         lambda certificate: certificate.update(statements=[{}]),
         lambda certificate: certificate.update(perturbations=[1]),
         lambda certificate: certificate["perturbations"].update(worlds=[{"perturbation": "mass"}]),
+        lambda certificate: certificate.update(
+            training_runs={"sentences": [], "figure": "", "figures": [], "runs": "<meta http-equiv=refresh>"}
+        ),
+        lambda certificate: certificate.update(earlier_certificates="<meta http-equiv=refresh>"),
         lambda certificate: certificate["perturbations"]["worlds"][0].update(return_mean="much"),
     ],
 )
@@ -152,7 +159,21 @@ def test_what_is_no_certificate_is_refused_in_one_sentence(whole: Path, spoil: A
     certificate = json.loads(file.read_text())
     spoil(certificate)
     file.write_text(json.dumps(certificate))
-    with pytest.raises(RunFolderError, match=r"certificate.json is no certificate\.$"):
+    with pytest.raises(RunFolderError, match=r"certificate.json is no certificate: certify again, or remove it\.$"):
+        report_page(whole)
+
+
+def test_a_file_that_was_cut_short_says_what_to_do(whole: Path) -> None:
+    file = whole / "certificate.json"
+    file.write_text(file.read_text()[:500])
+    with pytest.raises(RunFolderError, match=r"not valid JSON: certify again, or remove it\.$"):
+        report_page(whole)
+
+
+def test_a_folder_of_videos_that_is_a_link_is_not_followed(whole: Path) -> None:
+    (whole / "videos").rename(whole.parent / "elsewhere")
+    (whole / "videos").symlink_to(whole.parent / "elsewhere")
+    with pytest.raises(RunFolderError, match="videos is a link"):
         report_page(whole)
 
 

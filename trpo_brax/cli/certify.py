@@ -53,8 +53,10 @@ def certify(words: list[str]) -> int:
     print(f"Together with {100 * certificate['confidence']:g}% confidence, of {certificate['episodes']:,} episodes:")
     for statement in certificate["statements"]:
         print(f"  {statement['sentence']}")
-    for sentence in (certificate["training_runs"] or {}).get("sentences", []):
-        print(f"  {sentence}")
+    if (runs := certificate["training_runs"]) is not None:
+        print(f"Each by itself, by the {runs['figure']} of each of {runs['runs']} seeds:")
+        for sentence in runs["sentences"]:
+            print(f"  {sentence}")
     print(page)
     return 0
 
@@ -62,9 +64,7 @@ def certify(words: list[str]) -> int:
 def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
     console = Console(sys.stderr)
     opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.statements.episodes, console)
-    from trpo_brax.evaluation.certificate_page import certificate_page
     from trpo_brax.training.certifier import certify as certify_run
-    from trpo_brax.training.files import write_text
 
     output = opened.run.path if arguments.output is None else Path(arguments.output)
     try:
@@ -80,9 +80,4 @@ def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
         output=output,
         listener=Listener(counting=console.counting, note=console.note),
     )
-    page = output / "certificate.html"
-    try:
-        write_text(page, certificate_page(certificate))
-    except OSError as error:
-        raise UserError(f"{page} cannot be written: {error.strerror}.") from error
-    return certificate, page
+    return certificate, output / "certificate.html"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from dataclasses import dataclass
@@ -101,17 +102,12 @@ def write_episodes(file: Path, episodes: Episodes, failure: Failure, seed: int) 
     """
     import numpy as np
 
-    temporary = file.with_name(f".{file.name}.tmp")
+    from trpo_brax.training.files import write_bytes
+
+    buffer = io.BytesIO()
+    facts: dict[str, Any] = {"failed": failure(episodes), "failure": np.array(str(failure)), "seed": np.array(seed)}
+    np.savez_compressed(buffer, **vars(episodes), **facts)
     try:
-        with temporary.open("wb") as opened:
-            np.savez_compressed(
-                opened,
-                **vars(episodes),
-                failed=failure(episodes),
-                failure=np.array(str(failure)),
-                seed=np.array(seed),
-            )
-        temporary.replace(file)
+        write_bytes(file, buffer.getvalue())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{file} cannot be written: {error.strerror}.") from error

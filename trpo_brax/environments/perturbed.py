@@ -57,25 +57,32 @@ class Perturbation:
 
 
 def applicable(task: Task) -> tuple[str, ...]:
-    """Return the names of the perturbations that a task allows: without a Brax `sys`, those of sensors alone."""
+    """Return the names of the perturbations that a task allows.
+
+    Bodies are changed only in a Brax `PipelineEnv`, under Brax's own wrappers or none, which simulates the `sys` that
+    it holds: of any other environment nobody knows whether changing a `sys` changes what it simulates.
+    """
     names = tuple(field.name for field in dataclasses.fields(Perturbation))
     return names if _system(task.environment) is not None else tuple(name for name in names if name not in BODILY)
 
 
-def perturbed_task(task: Task, perturbation: Perturbation, observation_std: jax.Array) -> Task:
+def perturbed_task(task: Task, perturbation: Perturbation, observation_std: jax.Array, action_repeat: int = 1) -> Task:
     """Return the task in another world.
 
     Args:
         task: to perturb; its bodies are left as they are where its environment has no Brax `sys`.
         perturbation: may be traced.
         observation_std: [observation]: what a noise of 1 is, component by component.
+        action_repeat: simulator steps per control step, in which delays are counted.
     """
     environment = task.environment
     system = _system(environment)
     if system is not None:
         scaled = _scaled_system(system, environment.unwrapped.backend, perturbation)
         environment = _with_system(environment, scaled)
-    return dataclasses.replace(task, environment=_LateAndNoisy(environment, perturbation, observation_std))
+    return dataclasses.replace(
+        task, environment=_LateAndNoisy(environment, perturbation, observation_std, action_repeat)
+    )
 
 
 class _LateAndNoisy:
@@ -85,12 +92,13 @@ class _LateAndNoisy:
     inner state travels in `info`.
     """
 
-    def __init__(self, inner: Env, perturbation: Perturbation, observation_std: jax.Array) -> None:
+    def __init__(self, inner: Env, perturbation: Perturbation, observation_std: jax.Array, action_repeat: int) -> None:
         self._inner, self._perturbation, self._std = inner, perturbation, observation_std
+        self._repeat = action_repeat
 
     def reset(self, rng: jax.Array) -> State:
         start = starting_state(self._inner, rng)
-        history = jnp.broadcast_to(start.obs, (MOST_DELAY + 1, *start.obs.shape))
+        history = jnp.broadcast_to(start.obs, (MOST_DELAY * self._repeat + 1, *start.obs.shape))
         return self._seen(start, history, jax.random.fold_in(rng, _NOISE_STREAM))
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -102,7 +110,7 @@ class _LateAndNoisy:
     def _seen(self, inner: State, history: jax.Array, key: jax.Array) -> State:
         key, now = jax.random.split(key)
         noise = self._perturbation.observation_noise * self._std * jax.random.normal(now, inner.obs.shape)
-        late = jax.lax.dynamic_index_in_dim(history, self._perturbation.delay, keepdims=False)
+        late = jax.lax.dynamic_index_in_dim(history, self._perturbation.delay * self._repeat, keepdims=False)
         info: dict[str, Any] = {"inner": inner.replace(pipeline_state=None), "history": history, "key": key}
         if "truncation" in inner.info:
             info["truncation"] = inner.info["truncation"]
@@ -111,10 +119,13 @@ class _LateAndNoisy:
 
 
 def _system(environment: Any) -> Any:
-    """Return the environment's Brax system, None where it has none."""
+    """Return the Brax system that the environment simulates, None where nobody knows it to simulate one."""
     from brax.base import System
+    from brax.envs.base import PipelineEnv, Wrapper
 
-    system = getattr(getattr(environment, "unwrapped", environment), "sys", None)
+    while isinstance(environment, Wrapper):
+        environment = environment.env
+    system = vars(environment).get("sys") if isinstance(environment, PipelineEnv) else None
     return system if isinstance(system, System) else None
 
 

@@ -147,7 +147,7 @@ def _failure(episodes: Episodes, declaration: Declaration) -> Statement:
 def _quantile(episodes: Episodes, declaration: Declaration) -> Statement:
     values = np.where(episodes.nonfinite, -math.inf, episodes.returns.astype(np.float64))
     bound = quantile_lower(values, QUANTILE, declaration.confidence_each)
-    observed = lower_quantile(_floored(episodes, declaration), QUANTILE)
+    observed = lower_quantile(counted_returns(episodes, declaration), QUANTILE)
     if bound is None:
         return Statement(LOW_QUANTILE, None, observed, "So few episodes say nothing about the 5% quantile of return.")
     if math.isinf(bound):
@@ -163,7 +163,7 @@ def _mean(episodes: Episodes, declaration: Declaration) -> Statement:
     def bound(values: np.ndarray) -> float:
         return mean_lower_betting(_capped(values, declaration), **_interval(declaration))
 
-    observed = float(_floored(episodes, declaration).mean())
+    observed = float(counted_returns(episodes, declaration).mean())
     return _resting_on_the_floor(
         MEAN, episodes, declaration, bound, observed, lambda number: f"The mean return is at least {number}"
     )
@@ -175,16 +175,23 @@ def _cvar(episodes: Episodes, declaration: Declaration) -> Statement:
     def bound(values: np.ndarray) -> float:
         return cvar_lower(values, alpha, floor=declaration.returns.floor, confidence=confidence)
 
-    observed = conditional_value_at_risk(_floored(episodes, declaration), alpha)
+    observed = conditional_value_at_risk(counted_returns(episodes, declaration), alpha)
     worst = f"The mean of the worst {100 * alpha:g}% of all episodes is at least"
     return _resting_on_the_floor(
         CVAR, episodes, declaration, bound, observed, lambda number: f"{worst} {number} (CVaR)"
     )
 
 
+def counted_returns(episodes: Episodes, declaration: Declaration) -> np.ndarray:
+    """Return the returns float64 [E]; that of an episode that went non-finite counts as the lowest possible."""
+    returns = episodes.returns.astype(np.float64)
+    floor = min(declaration.returns.floor, float(returns.min()))
+    return np.where(episodes.nonfinite, floor, returns)
+
+
 def empirical_bernstein(episodes: Episodes, declaration: Declaration) -> float | None:
     """Return the mean's other bound, to compare with; None where the floor does not hold."""
-    values = _floored(episodes, declaration)
+    values = counted_returns(episodes, declaration)
     if values.min() < declaration.returns.floor:
         return None
     return mean_lower_empirical_bernstein(_capped(values, declaration), **_interval(declaration))
@@ -198,24 +205,19 @@ def _resting_on_the_floor(
     observed: float,
     sentence: Callable[[str], str],
 ) -> Statement:
-    values, returns = _floored(episodes, declaration), declaration.returns
+    values, returns = counted_returns(episodes, declaration), declaration.returns
     if values.min() < returns.floor:
         said = f"Nothing is stated: an episode returned {values.min():,.6g}, below the floor {returns.floor:,.6g}"
         return Statement(name, None, observed, f"{said} that the bound rests on ({returns.floor_source}).")
     number = bound(values)
+    if number <= returns.floor:
+        return Statement(name, number, observed, f"So few episodes state no more than the floor, {_down(number)}.")
     grounds = {
-        "assumed": f", assuming that no return is below {returns.floor:,.6g}",
-        "given": f", given that no return is below {returns.floor:,.6g}",
+        "assumed": f", assuming that no return is below {_down(returns.floor)}",
+        "given": f", given that no return is below {_down(returns.floor)}",
     }
     rests = grounds.get(returns.floor_source, "")
     return Statement(name, number, observed, f"{sentence(_down(number))}{rests}.")
-
-
-def _floored(episodes: Episodes, declaration: Declaration) -> np.ndarray:
-    """Return the returns [E], of episodes that went non-finite the lowest possible."""
-    returns = episodes.returns.astype(np.float64)
-    floor = min(declaration.returns.floor, float(returns.min()))
-    return np.where(episodes.nonfinite, floor, returns)
 
 
 def _capped(values: np.ndarray, declaration: Declaration) -> np.ndarray:

@@ -57,8 +57,8 @@ def _grounds(certificate: Mapping[str, Any]) -> str:
     choice = f" The checkpoint was chosen by {chosen}, on other episodes." if chosen else ""
     earlier = certificate["earlier_certificates"]
     again = (
-        f" Of this policy {earlier} earlier certificate{'s were' if earlier > 1 else ' was'} drawn: to pick the best "
-        "of several would void the confidence."
+        f" Of this policy there {'were' if earlier > 1 else 'was'} at least {int(earlier)} earlier: to pick the best "
+        "of several certificates would void the confidence."
         if earlier
         else ""
     )
@@ -86,7 +86,7 @@ def _training_runs(runs: Mapping[str, Any]) -> str:
     figures = ", ".join(f"{figure:,.6g}" for figure in runs["figures"])
     return (
         "<h3>The next training run</h3>\n"
-        f"<p>By the {text(runs['figure'])}; of the {runs['runs']} seeds: {text(figures)}. Each of these holds by "
+        f"<p>By the {text(runs['figure'])}; of the {int(runs['runs'])} seeds: {text(figures)}. Each of these holds by "
         f"itself, if the seeds are all that differs and none was left out.</p>\n<ul>\n{items}\n</ul>"
     )
 

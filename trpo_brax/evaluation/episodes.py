@@ -70,6 +70,8 @@ class _Carry(NamedTuple):
     state: Any
     running: jax.Array
     """bool [B]"""
+    lost: jax.Array
+    """float32 [B]: what rounding has kept out of the sums of rewards so far."""
     episodes: tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
@@ -123,20 +125,27 @@ class EpisodeRunner:
             start = environment(world).reset(reset_keys)
             zeros = jnp.zeros(keys.shape[0])
             nothing = (zeros, zeros.astype(jnp.int32), zeros.astype(bool), ~start.healthy)
-            return _Carry(action_keys, jnp.zeros((), jnp.int32), start.state, start.healthy & wanted, nothing)
+            running = start.healthy & wanted
+            return _Carry(action_keys, jnp.zeros((), jnp.int32), start.state, running, zeros, nothing)
 
         def advance(world: Any, carry: _Carry, actions: jax.Array) -> _Carry:
             returns, lengths, terminated, nonfinite = carry.episodes
             outcome = jax.vmap(environment(world).simulate)(carry.state, actions)
-            sound = carry.running & outcome.finite
+            total, lost = _added(returns, carry.lost, outcome.reward)
+            # Finite rewards may add up to more than a float32.
+            finite = outcome.finite & jnp.isfinite(total)
+            sound = carry.running & finite
             ended = outcome.termination | outcome.truncation
             counted = (
-                returns + jnp.where(sound, outcome.reward, 0.0),
+                jnp.where(sound, total, returns),
                 lengths + carry.running,
                 terminated | (sound & outcome.termination),
-                nonfinite | (carry.running & ~outcome.finite),
+                nonfinite | (carry.running & ~finite),
             )
-            return carry._replace(time=carry.time + 1, state=outcome.state, running=sound & ~ended, episodes=counted)
+            running = sound & ~ended
+            return carry._replace(
+                time=carry.time + 1, state=outcome.state, running=running, lost=lost, episodes=counted
+            )
 
         def go_on(world: Any, parameters: Any, carry: _Carry, until: jax.Array) -> _Carry:
             # A traced limit: one executable serves every length, and none changes a result.
@@ -155,7 +164,7 @@ class EpisodeRunner:
         self._each, self._same = NamedSharding(mesh, PartitionSpec("episodes")), NamedSharding(mesh, PartitionSpec())
         each: Any = self._each
         same: Any = self._same
-        carried = _Carry(each, same, each, each, each)
+        carried = _Carry(each, same, each, each, each, each)
         self._begin = jax.jit(begin, in_shardings=(same, each, each), out_shardings=carried)
         self._go_on = jax.jit(go_on, donate_argnums=2, in_shardings=(same, same, carried, same), out_shardings=carried)
         self._advance = jax.jit(advance, donate_argnums=1, in_shardings=(same, carried, each), out_shardings=carried)
@@ -279,6 +288,16 @@ class EpisodeRunner:
 
     def _until(self, steps: int) -> jax.Array:
         return jax.device_put(np.int32(steps), self._same)
+
+
+def _added(sums: jax.Array, lost: jax.Array, terms: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return float32 sums with terms added, and what rounding has kept out of them (Kahan 1965).
+
+    Without it a thousand rewards of -0.3 add up to less than -300, which a floor of -300 would not survive.
+    """
+    term = terms - lost
+    total = sums + term
+    return total, (total - sums) - term
 
 
 def _counted(carry: _Carry, wanted: int) -> Episodes:

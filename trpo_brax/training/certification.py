@@ -25,7 +25,7 @@ class Certification(Checked):
 
     episodes: Annotated[int, Bounds(20, 10**8)] = 10_000
     """Episodes to state it from; drawn from a stream that neither training nor any choice uses."""
-    confidence: Annotated[float, _INSIDE] = 0.95
+    confidence: Annotated[float, Bounds(0.0, 1.0 - 1e-9, low_open=True)] = 0.95
     """With which all four statements hold together."""
     alpha: Annotated[float, _INSIDE] = 0.05
     """The CVaR is the mean of the worst episodes, this share of them."""
@@ -82,9 +82,12 @@ def read_certificate(folder: Path) -> dict[str, Any] | None:
     file = folder / CERTIFICATE
     if not os.path.lexists(file):
         return None
-    certificate = read_json(file, _MOST_BYTES)
+    try:
+        certificate = read_json(file, _MOST_BYTES)
+    except RunFolderError as error:
+        raise RunFolderError(f"{str(error).rstrip('.')}: certify again, or remove it.") from error
     if not isinstance(certificate, dict):
-        raise RunFolderError(f"{file} is no certificate.")
+        raise RunFolderError(f"{file} is no certificate: certify again, or remove it.")
     return certificate
 
 

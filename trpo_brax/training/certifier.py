@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
-import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trpo_brax.environments import return_bounds
-from trpo_brax.environments.perturbed import BODILY, Perturbation, applicable, perturbed_task
-from trpo_brax.errors import RunFolderError, UserError
+from trpo_brax.errors import ConfigError, RunFolderError, UserError
 from trpo_brax.evaluation import Episodes, Failure, Watcher, summarize
 from trpo_brax.evaluation.certificate import (
     Declaration,
-    Statement,
     certify_episodes,
+    counted_returns,
     empirical_bernstein,
     observed_range,
 )
+from trpo_brax.evaluation.certificate_page import certificate_page
 from trpo_brax.evaluation.training_runs import training_runs_statement
 from trpo_brax.training.certification import CERTIFICATE, Certification, Listener, read_certificate
 from trpo_brax.training.evaluator import Evaluator
-from trpo_brax.training.files import write_json
+from trpo_brax.training.files import write_json, write_text
+from trpo_brax.training.perturbing import World, certify_worlds, perturbed_worlds
+from trpo_brax.training.provenance import package_version
 from trpo_brax.training.run import Run
 from trpo_brax.training.streams import Stream
 
@@ -45,12 +46,12 @@ def certify(
     checkpoint: str | int = "latest",
     policy_seed: int | None = None,
     environment: Env | None = None,
-    output: Path | None = None,
+    output: str | os.PathLike[str] | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
-    """State what a policy will do, from episodes drawn for nothing else, and write certificate.json.
+    """State what a policy will do, from episodes drawn for nothing else; write certificate.json and certificate.html.
 
-    What is stated is declared, and written, before the first of those episodes is drawn.
+    What is stated is declared, and written to certificate.declared.json, before the first of those episodes is drawn.
 
     Args:
         run: the run.
@@ -58,7 +59,7 @@ def certify(
         checkpoint: `latest`, `best` or an iteration; not used where `settings.choose` is.
         policy_seed: whose policy, in a run of several seeds; by default the first one's.
         environment: for a run on an environment of the user's own, that environment.
-        output: folder of certificate.json; by default the run's.
+        output: folder of certificate.json and certificate.html, which must be there; by default the run's.
         listener: told what goes on.
 
     Returns:
@@ -74,7 +75,7 @@ def certify(
         checkpoint,
         run.check_seed(policy_seed),
         environment,
-        run.path if output is None else output,
+        run.path if output is None else Path(output),
         listener or Listener(),
     ).certificate()
 
@@ -94,6 +95,8 @@ class _Certifier:
         self._environment, self._listener = environment, listener
         self._failure = Failure(settings.failure)
         self._file = output / CERTIFICATE
+        self._declared_file = self._file.with_suffix(".declared.json")
+        self._episodes_a_seed = min(settings.episodes, settings.choice_episodes)
         self._checkpoint = checkpoint if settings.choose == "no" else self._choose()
         self._evaluator = Evaluator(
             run,
@@ -105,12 +108,12 @@ class _Certifier:
 
     def certificate(self) -> dict[str, Any]:
         settings = self._settings
-        pilot = self._draw(
-            "Looking at what returns there are", Stream.CHOICE, min(settings.choice_episodes, _PILOT_EPISODES)
-        )
+        pilot_episodes = min(settings.choice_episodes, _PILOT_EPISODES)
+        pilot = self._draw("Looking at what returns there are", Stream.CHOICE, pilot_episodes)
         declaration = self._declaration(pilot)
-        certificate = self._identity() | {"declared": self._declared(declaration)}
-        self._write(certificate)
+        worlds = perturbed_worlds(settings, self._evaluator.task) if settings.perturb else ()
+        certificate = self._identity() | {"declared": self._declared(declaration, worlds)}
+        self._write(self._declared_file, certificate)
         episodes = self._draw("Drawing the episodes", Stream.CERTIFICATION, settings.episodes)
         statements = certify_episodes(episodes, declaration)
         certificate |= {
@@ -120,10 +123,16 @@ class _Certifier:
             "statements": [dataclasses.asdict(statement) for statement in statements],
             "return_mean_lower_empirical_bernstein": empirical_bernstein(episodes, declaration),
             "observed": summarize(episodes, declaration.failure).to_dict(),
-            "training_runs": self._training_runs(),
-            "perturbations": self._perturbations(declaration) if settings.perturb else None,
+            "training_runs": None,
+            "perturbations": None,
         }
-        self._write(certificate)
+        # What follows may take long or be stopped; what has been stated stays.
+        self._finish(certificate)
+        certificate["training_runs"] = self._training_runs(declaration)
+        if worlds:
+            certificate["perturbations"] = self._perturbations(declaration, worlds)
+        self._finish(certificate)
+        self._declared_file.unlink(missing_ok=True)
         return certificate
 
     def _choose(self) -> int:
@@ -159,6 +168,11 @@ class _Certifier:
             known = return_bounds(self._run.config.task, rollout.episode_length * rollout.action_repeat)
         given = (settings.return_floor, settings.return_cap)
         returns = observed_range(pilot.returns.astype(np.float64), given, known)
+        if settings.return_cap is not None and settings.return_cap <= returns.floor:
+            raise ConfigError(
+                f"return_cap must be greater than the floor, not {settings.return_cap:g}: no return is taken to be "
+                f"below {returns.floor:g} ({returns.floor_source})."
+            )
         return Declaration(settings.episodes, settings.confidence, settings.alpha, self._failure, returns)
 
     def _identity(self) -> dict[str, Any]:
@@ -178,17 +192,25 @@ class _Certifier:
             "checkpoint_sha256": run.checkpoint_hash(iteration),
             "policy_sha256": policy_sha256,
             "earlier_certificates": self._earlier(policy_sha256),
-            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+            "versions": {name: package_version(name) for name in _VERSIONS},
         }
 
-    def _declared(self, declaration: Declaration) -> dict[str, Any]:
+    def _declared(self, declaration: Declaration, worlds: Sequence[World]) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        settings = self._settings
+        settings, config = self._settings, self._run.config
+        seeds = {"seeds": config.num_seeds, "episodes": self._episodes_a_seed, "stream": Stream.CHOICE.name.lower()}
+        perturbations = {
+            "episodes": settings.perturb_episodes,
+            "stream": Stream.PERTURBATION.name.lower(),
+            "worlds": [dataclasses.asdict(world) for world in worlds],
+        }
         return declaration.to_dict() | {
             "at": now,
             "seed": settings.seed,
             "stream": Stream.CERTIFICATION.name.lower(),
             "chosen_by": None if settings.choose == "no" else settings.choose,
+            "training_runs": seeds if config.num_seeds > 1 else None,
+            "perturbations": perturbations if worlds else None,
         }
 
     def _earlier(self, policy_sha256: str) -> int:
@@ -203,12 +225,11 @@ class _Certifier:
         count = there.get("earlier_certificates")
         return count + 1 if isinstance(count, int) and 0 <= count < 10**6 else 1
 
-    def _training_runs(self) -> dict[str, Any] | None:
+    def _training_runs(self, declaration: Declaration) -> dict[str, Any] | None:
         """Return what the run's seeds say about the next one, each by its mean return over the same episodes."""
-        run, settings = self._run, self._settings
+        run, settings, episodes = self._run, self._settings, self._episodes_a_seed
         if run.config.num_seeds < 2:
             return None
-        episodes = min(settings.episodes, settings.choice_episodes)
         which = self._checkpoint if settings.choose == "no" else "latest"
         evaluator = Evaluator(run, episodes=episodes, checkpoint=which, environment=self._environment)
         figures = []
@@ -218,7 +239,7 @@ class _Certifier:
                 drawn = evaluator.run(
                     episodes, seed=settings.seed, stream=Stream.CHOICE, policy_seed=seed, watcher=watcher
                 )
-            figures.append(float(drawn.returns.mean(dtype=np.float64)))
+            figures.append(float(counted_returns(drawn, declaration).mean()))
         statement = training_runs_statement(figures, settings.confidence)
         return {
             "figure": f"mean return over {episodes:,} episodes of checkpoint {which}",
@@ -227,76 +248,30 @@ class _Certifier:
             "sentences": list(statement.sentences()),
         }
 
-    def _perturbations(self, declaration: Declaration) -> dict[str, Any]:
-        """Return the four statements in every perturbed world, all of them together at the stated confidence."""
+    def _perturbations(self, declaration: Declaration, worlds: Sequence[World]) -> dict[str, Any]:
         settings = self._settings
-        evaluator = Evaluator(
-            self._run,
-            episodes=settings.perturb_episodes,
-            checkpoint=self._checkpoint,
-            policy_seeds=[self._seed],
-            environment=self._environment,
-            worlds=lambda task, world: perturbed_task(task, *world),
-        )
-        std = evaluator.policies[self._seed].statistics.std()
-        names = applicable(evaluator.task)
-        worlds = [(None, 1.0), *_worlds(settings, names)]
-        declaration = dataclasses.replace(declaration, episodes=settings.perturb_episodes, worlds=len(worlds))
-        rows = []
         total = settings.perturb_episodes * len(worlds)
         with self._listener.counting(f"Perturbing the world in {len(worlds) - 1} ways", total) as progress:
-            for place, (name, strength) in enumerate(worlds):
-                done = place * settings.perturb_episodes
-                watcher = Watcher(self._listener.stopped, functools.partial(_further, progress, done))
-                drawn = evaluator.run(
-                    settings.perturb_episodes,
-                    seed=settings.seed,
-                    stream=Stream.PERTURBATION,
-                    world=(Perturbation.none() if name is None else Perturbation.of(name, strength), std),
-                    watcher=watcher,
-                )
-                rows.append(_row(name, strength, drawn, certify_episodes(drawn, declaration), declaration))
-        return {
-            "episodes": settings.perturb_episodes,
-            "confidence": settings.confidence,
-            "confidence_each": declaration.confidence_each,
-            "not_applicable": [name for name in BODILY if name not in names],
-            "worlds": rows,
-        }
+            return certify_worlds(
+                self._run,
+                worlds,
+                declaration,
+                settings,
+                checkpoint=self._evaluator.iterations[self._seed],
+                policy_seed=self._seed,
+                environment=self._environment,
+                watcher=Watcher(self._listener.stopped, progress),
+            )
 
-    def _write(self, certificate: dict[str, Any]) -> None:
+    def _finish(self, certificate: dict[str, Any]) -> None:
+        self._write(self._file, certificate)
         try:
-            write_json(self._file, certificate)
+            write_text(self._file.with_suffix(".html"), certificate_page(certificate))
         except OSError as error:
-            raise UserError(f"{self._file} cannot be written: {error.strerror}.") from error
+            raise UserError(f"{self._file.with_suffix('.html')} cannot be written: {error.strerror}.") from error
 
-
-def _further(progress: Callable[[int], None], done: int, ended: int) -> None:
-    progress(done + ended)
-
-
-def _worlds(settings: Certification, names: Sequence[str]) -> Iterator[tuple[str, float]]:
-    for name in names:
-        strengths: Sequence[float] = settings.factors
-        if name == "observation_noise":
-            strengths = settings.noise
-        elif name == "delay":
-            strengths = settings.delays
-        yield from ((name, float(strength)) for strength in sorted(set(strengths)))
-
-
-def _row(
-    name: str | None,
-    strength: float,
-    episodes: Episodes,
-    statements: Sequence[Statement],
-    declaration: Declaration,
-) -> dict[str, Any]:
-    report = summarize(episodes, declaration.failure)
-    return {
-        "perturbation": name,
-        "strength": strength,
-        "return_mean": report.return_mean,
-        "failure_rate": report.failure_rate,
-        **{statement.name: statement.bound for statement in statements},
-    }
+    def _write(self, file: Path, content: dict[str, Any]) -> None:
+        try:
+            write_json(file, content)
+        except OSError as error:
+            raise UserError(f"{file} cannot be written: {error.strerror}.") from error

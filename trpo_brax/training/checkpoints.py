@@ -255,7 +255,8 @@ class Checkpoints:
     def rank(self, iteration: int, seed: int) -> tuple[bool, float] | None:
         """Return what a seed's checkpoint is ranked by, None where it does not compete for best.
 
-        That is whether it was evaluated, and its mean return: an evaluation says more than what training saw.
+        That is whether it has a mean return of the kind that the configuration ranks by, of evaluations or of training,
+        and that return, or the other.
 
         Raises:
             DamagedCheckpointError: its manifest cannot be read.
@@ -264,11 +265,13 @@ class Checkpoints:
             manifest = read_manifest(self._folder(iteration))
         except CheckpointError as error:
             raise DamagedCheckpointError(f"checkpoint {self._folder(iteration)} is damaged: {error}.") from error
-        for name in (EVALUATION_RETURNS, TRAINING_RETURNS):
+        kinds = (EVALUATION_RETURNS, TRAINING_RETURNS)
+        for name in kinds if self._config.record.eval_every else reversed(kinds):
             returns = manifest.get(name)
             value = returns.get(str(seed)) if isinstance(returns, dict) else None
             if isinstance(value, (int, float)):
-                return name == EVALUATION_RETURNS, float(value)
+                wanted = EVALUATION_RETURNS if self._config.record.eval_every else TRAINING_RETURNS
+                return name == wanted, float(value)
         return None
 
     def _read(self, iteration: int, items: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> dict[str, jax.Array]:

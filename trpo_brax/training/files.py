@@ -87,12 +87,17 @@ def write_json(file: Path, data: Any) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Write a text file whole or not at all, on disk when this returns."""
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all, on disk when this returns."""
     temporary = file.with_suffix(".tmp")
     try:
         # Not through a link that somebody left at the temporary name.
         temporary.unlink(missing_ok=True)
-        with temporary.open("x", encoding="utf-8") as opened:
-            opened.write(text)
+        with temporary.open("xb") as opened:
+            opened.write(content)
             opened.flush()
             os.fsync(opened.fileno())
         temporary.replace(file)

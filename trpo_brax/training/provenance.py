@@ -40,7 +40,7 @@ def provenance(
         "platform": platform.platform(),
         "processor": _processor(),
         "usable_cores": usable_cores(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: package_version(name) for name in _PACKAGES},
         "git": _git(),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in devices],
         "processes": jax.process_count(),
@@ -68,7 +68,7 @@ def _stretches(before: dict[str, Any] | None) -> list[dict[str, Any]]:
     return stretches
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

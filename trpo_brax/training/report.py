@@ -111,6 +111,8 @@ def _findings(config: Config, records: Sequence[dict[str, Any]]) -> str:
 def _worst(folder: RunFolder) -> str:
     file = folder.path / "videos" / "worst.mp4"
     heading = "<h2>The worst episode</h2>"
+    if file.parent.is_symlink():
+        raise RunFolderError(f"{file.parent} is a link: it is not followed.")
     if not os.path.lexists(file):
         return f"{heading}\n<p>Not rendered yet: <code>trpo-brax render {text(folder.path)}</code></p>"
     with open_plain(file, _MOST_VIDEO_BYTES) as opened:
@@ -127,7 +129,7 @@ def _certificate(folder: RunFolder) -> str:
     try:
         return f"{heading}\n{certificate_body(certificate)}"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{folder.path / CERTIFICATE} is no certificate.") from error
+        raise RunFolderError(f"{folder.path / CERTIFICATE} is no certificate: certify again, or remove it.") from error
 
 
 def _details(heading: str, data: Any) -> str:

@@ -22,7 +22,14 @@ import orbax.checkpoint as ocp
 from trpo_brax.config import Config, to_dict
 from trpo_brax.errors import CheckpointError
 from trpo_brax.training import processes
-from trpo_brax.training.checkpoints import TRAINING_RETURNS, Checkpoints, first_line, items_of, named_leaves
+from trpo_brax.training.checkpoints import (
+    EVALUATION_RETURNS,
+    TRAINING_RETURNS,
+    Checkpoints,
+    first_line,
+    items_of,
+    named_leaves,
+)
 from trpo_brax.training.folder import RunFolder
 from trpo_brax.training.manifest import write_manifest
 from trpo_brax.training.state import TrainState
@@ -52,22 +59,30 @@ class CheckpointSaver:
         """The iteration last saved whole, of those asked for here."""
 
     def save(
-        self, iteration: int, state: TrainState, returns: Mapping[int, float], ranked_by: str = TRAINING_RETURNS
+        self,
+        iteration: int,
+        state: TrainState,
+        training_returns: Mapping[int, float],
+        evaluation_returns: Mapping[int, float] | None = None,
     ) -> str | None:
         """Begin to save `state`, which must not be donated meanwhile; the writing goes on in the background.
 
         Args:
             iteration: of the state.
             state: of the run, on any devices.
-            returns: what the best is chosen by, for each seed that has one; none: not a candidate.
-            ranked_by: what those are: `TRAINING_RETURNS` or `EVALUATION_RETURNS`.
+            training_returns: what the best is chosen by, for each seed that has one; none: not a candidate.
+            evaluation_returns: what it is chosen by instead where there are evaluations.
 
         Returns:
             None, or why it, or the save before it, failed.
         """
         before = self.settle()
         directory = self._folder.checkpoints.absolute()
-        facts = {"iteration": iteration, ranked_by: {str(seed): value for seed, value in returns.items()}}
+        kinds = {TRAINING_RETURNS: training_returns, EVALUATION_RETURNS: evaluation_returns or {}}
+        facts = {
+            "iteration": iteration,
+            **{name: {str(seed): value for seed, value in returns.items()} for name, returns in kinds.items()},
+        }
         try:
             if processes.primary():
                 self._refuse_if_gone()

@@ -16,7 +16,7 @@ from trpo_brax.environments import Task
 from trpo_brax.errors import ConfigError, RunFolderError, UserError
 from trpo_brax.evaluation import EvaluationStopped
 from trpo_brax.training import faults, processes
-from trpo_brax.training.checkpoints import EVALUATION_RETURNS, TRAINING_RETURNS, Checkpoints
+from trpo_brax.training.checkpoints import Checkpoints
 from trpo_brax.training.conclusion import Stretch
 from trpo_brax.training.console import Console
 from trpo_brax.training.dumps import write_dump
@@ -359,17 +359,15 @@ class Session:
             self._failure = f"iteration {self._done} left parameters that are not finite"
             return None
         every = self._config.record.checkpoint_every
-        returns = {}
+        returns, evaluated = {}, {}
         # Only checkpoints on the beat compete for best: when a run was stopped must not decide which policy that is.
-        ranked_by = TRAINING_RETURNS if self._evaluation is None else EVALUATION_RETURNS
         if self._done % every == 0:
             recent = [row for row in self._records if row["iteration"] > self._done - every]
-            if self._evaluation is None:
-                means = {seed: mean_return(of_seed(recent, seed)) for seed in self._config.seeds}
-            else:
-                means = {row["seed"]: row[RANKED_BY] for row in recent if row["iteration"] == self._done}
+            means = {seed: mean_return(of_seed(recent, seed)) for seed in self._config.seeds}
             returns = {seed: mean for seed, mean in means.items() if mean is not None}
-        return self._saver.save(self._done, state, returns, ranked_by)
+            last = [row for row in recent if row["iteration"] == self._done]
+            evaluated = {row["seed"]: row[RANKED_BY] for row in last if row.get(RANKED_BY) is not None}
+        return self._saver.save(self._done, state, returns, evaluated)
 
     def _save_last(self, program: Program, state: TrainState) -> None:
         """See to it that the last state is on disk; where even another attempt fails, the run has."""
