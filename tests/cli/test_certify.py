@@ -49,7 +49,7 @@ def test_without_json_it_prints_the_sentences(folder: Path, tmp_path: Path, caps
     ("options", "words"),
     [
         (["--episodes", "3"], ["episodes", "at least 20"]),
-        (["--confidence", "95"], ["confidence", "less than 1"]),
+        (["--confidence", "95"], ["confidence", "at most 0.999999999"]),
         (["--failure", "bad luck"], ["failure", "return < 500"]),
         (["--checkpoint", "3"], ["no checkpoint 3", "2, 4"]),
         (["--policy-seed", "7"], ["policy_seed"]),
