@@ -14,8 +14,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.deployment import conftest
 from tests.tiny_environments import History
-from tests.tiny_runs import HISTORY, contents, train_tiny
+from tests.tiny_runs import HISTORY, contents
 from trpo_brax.cli.export import export
 from trpo_brax.errors import UserError
 from trpo_brax.training import Run
@@ -24,7 +25,7 @@ from trpo_brax.training import Run
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a tiny run of four iterations; tests that touch it copy it."""
-    return train_tiny(tmp_path_factory.mktemp("trained") / "run")
+    return conftest.trained(tmp_path_factory)
 
 
 @pytest.fixture

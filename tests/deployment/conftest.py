@@ -20,6 +20,11 @@ from trpo_brax.deployment import Artifact, export
 from trpo_brax.deployment.artifact import sha256
 from trpo_brax.policy import Policy
 from trpo_brax.training import Run
+from trpo_brax.training.evaluator import Evaluator
+
+_TRAINED: list[Run] = []
+_EXPORTED: list[Artifact] = []
+_EVALUATORS: dict[tuple[str, int, bool], Evaluator] = {}
 
 CONFIG = override(TINY, policy_output_scale=3.0, action_low=-0.25, action_high=0.5, action_repeat=2)
 
@@ -27,7 +32,7 @@ CONFIG = override(TINY, policy_output_scale=3.0, action_low=-0.25, action_high=0
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a run; tests that touch it copy it."""
-    return train_tiny(tmp_path_factory.mktemp("deployment") / "run", config=CONFIG)
+    return trained(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +41,9 @@ def policy(run: Run) -> Policy:
 
 
 @pytest.fixture(scope="session")
-def onnx(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def onnx(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Return the run exported as ONNX; tests that touch it copy it."""
-    return export(run, tmp_path_factory.mktemp("onnx") / "out", environment=History())
+    return exported(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +68,28 @@ def changed(onnx: Artifact, tmp_path: Path) -> Callable[..., Artifact]:
         return Artifact.load(folder)
 
     return change
+
+
+def trained(factory: pytest.TempPathFactory) -> Run:
+    """Return the run, trained once in a process whichever folder of tests asks for it."""
+    if not _TRAINED:
+        _TRAINED.append(train_tiny(factory.mktemp("deployment") / "run", config=CONFIG))
+    return _TRAINED[0]
+
+
+def exported(factory: pytest.TempPathFactory) -> Artifact:
+    """Return the run as ONNX, exported once in a process."""
+    if not _EXPORTED:
+        _EXPORTED.append(export(trained(factory), factory.mktemp("onnx") / "out", environment=History()))
+    return _EXPORTED[0]
+
+
+def compiled_once(run: Run, *, episodes: int, checkpoint: str | int = "latest", **options: Any) -> Evaluator:
+    """Return an evaluator, the same one for every copy of a run's checkpoint: compiling takes most of its time."""
+    key = run.checkpoint_hash(run.resolve(checkpoint)), episodes, options.get("environment") is None
+    if key not in _EVALUATORS:
+        _EVALUATORS[key] = Evaluator(run, episodes=episodes, checkpoint=checkpoint, **options)
+    return _EVALUATORS[key]
 
 
 def by_hand(policy: Policy, observations: np.ndarray) -> np.ndarray:

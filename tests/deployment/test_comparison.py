@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from scipy import optimize, stats
 from trpo_brax.deployment.comparison import (
     Interval,
     cvar_difference,
+    episodes_for_failure_margin,
     failure_rate_difference,
+    least_failure_margin,
     mean_difference,
     same_distribution_p_value,
 )
@@ -67,6 +70,19 @@ class TestFailureRate:
 
     def test_failures_of_both_at_once_hide_nothing_less(self) -> None:
         assert failure_rate_difference(*pairs(0, 0, 500, 1000)) == failure_rate_difference(*pairs(0, 0, 0, 1000))
+
+    @pytest.mark.parametrize("count", [1, 20, 380, 381, 10**6])
+    def test_the_least_margin_is_what_they_can_hide(self, count: int) -> None:
+        z = stats.norm.ppf(0.975)
+        assert least_failure_margin(count) == pytest.approx(z**2 / (count + z**2), rel=1e-6)
+
+    @pytest.mark.parametrize(("margin", "confidence"), [(0.9, 0.95), (0.2, 0.95), (0.01, 0.95), (0.003, 0.99)])
+    def test_episodes_for_a_margin(self, margin: float, confidence: float) -> None:
+        """z^2 / (E + z^2) <= margin where E >= z^2 (1 - margin) / margin."""
+        wanted = math.ceil(stats.norm.ppf(0.5 + confidence / 2) ** 2 * (1 - margin) / margin)
+        assert episodes_for_failure_margin(margin, 10**9, confidence) == wanted
+        assert episodes_for_failure_margin(margin, wanted, confidence) == wanted
+        assert episodes_for_failure_margin(margin, wanted - 1, confidence) is None
 
     @pytest.mark.parametrize(
         ("more", "fewer", "count"), [(1, 0, 1000), (12, 3, 400), (0, 7, 90), (30, 30, 200), (5, 0, 5)]
@@ -168,4 +184,13 @@ class TestWorstShare:
 
 def test_kolmogorov_and_smirnov_tell_distributions_apart() -> None:
     assert same_distribution_p_value(RETURNS, RETURNS) == 1.0
-    assert same_distribution_p_value(RETURNS, RETURNS - 100.0) < 1e-6
+    found = same_distribution_p_value(RETURNS, RETURNS - 100.0)
+    assert found is not None and found < 1e-6
+
+
+def test_they_have_nothing_to_say_of_one_episode_or_of_returns_that_are_not_finite() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same_distribution_p_value([1.0], [1.0]) is None
+        assert same_distribution_p_value([1.0, 2.0], [1.0, math.nan]) is None
+        assert same_distribution_p_value([1.0, 2.0], [1.0, 2.0]) == 1.0

@@ -138,7 +138,9 @@ def check(name: str, environment: Any, observed: Any, physics: Any, control: np.
     assert len(np.unique(np.round(wanted, 3))) > 0.8 * len(names) or name.startswith("humanoid")
 
 
-@pytest.mark.parametrize(("name", "backend"), QUICK)
+@pytest.mark.parametrize(
+    ("name", "backend"), [QUICK[0], *(pytest.param(*other, marks=pytest.mark.slow) for other in QUICK[1:])]
+)
 def test_every_component_is_what_its_name_says_wherever_it_is_put(name: str, backend: str) -> None:
     environment: Any = brax_task(name, backend).environment
     generator = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.deployment.conftest import with_specification
+from tests.deployment.conftest import compiled_once, with_specification
 from tests.tiny_environments import Fault, Faulty, History
 from trpo_brax.deployment.description import ArtifactError
 from trpo_brax.deployment.formats import policy_act
@@ -19,7 +19,7 @@ from trpo_brax.training.streams import Stream, stream_key
 
 def test_visited_ones_are_those_of_the_policys_episodes(run: Run, policy: Policy) -> None:
     """Every one is among those that a Python loop meets; two actions are taken for each that is chosen."""
-    evaluator = Evaluator(run, episodes=8, environment=History())
+    evaluator = compiled_once(run, episodes=8, environment=History())
     found = visited_observations(evaluator, policy_act(policy), 12, episodes=8)
     key, environment = stream_key(jax.random.PRNGKey(0), Stream.VERIFICATION), History()
     met = []
@@ -38,14 +38,14 @@ def test_visited_ones_are_those_of_the_policys_episodes(run: Run, policy: Policy
 
 
 def test_more_than_one_batch_holds_comes_from_several(run: Run, policy: Policy) -> None:
-    evaluator = Evaluator(run, episodes=8, environment=History())
+    evaluator = compiled_once(run, episodes=8, environment=History())
     found = visited_observations(evaluator, policy_act(policy), 300, episodes=8)
     assert len(np.unique(found, axis=0)) > 40
 
 
 def test_only_the_first_steps(run: Run, policy: Policy) -> None:
     """History counts them in eighths, two to a control step."""
-    evaluator = Evaluator(run, episodes=8, environment=History())
+    evaluator = compiled_once(run, episodes=8, environment=History())
     found = visited_observations(evaluator, policy_act(policy), 40, episodes=8, most_steps=1)
     assert set(found[:, 1].tolist()) == {0.0}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,12 +28,28 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def checked(folder: Path, *words: str) -> tuple[int, str]:
-    """Return exit status and the one line that verify.py prints in an export's folder."""
+def checked_alone(folder: Path, *words: str) -> tuple[int, str]:
+    """Return exit status and the one line that verify.py prints in an export's folder, in a process of its own."""
     command = [sys.executable, "-I", "-c", RUNNER, str(folder / "verify.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd="/")
     assert done.stderr == "" and done.stdout.count("\n") == 1, done
     return done.returncode, done.stdout
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Return what does the same in this process, which takes less time."""
+
+    def run(folder: Path, *words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [str(folder / "verify.py"), *words])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        told = capsys.readouterr()
+        assert told.err == "" and told.out.count("\n") == 1
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, told.out
+
+    return run
 
 
 @pytest.fixture
@@ -48,17 +66,17 @@ def edit(folder: Path, **fields: object) -> None:
 
 
 def test_an_untouched_export_passes(copied: Path) -> None:
-    assert checked(copied) == (0, "passed: the golden pairs agree, one by one and all at once\n")
+    assert checked_alone(copied) == (0, "passed: the golden pairs agree, one by one and all at once\n")
 
 
 def test_another_file_than_the_one_exported_fails(copied: Path) -> None:
     model = (copied / "policy.onnx").read_bytes()
     (copied / "policy.onnx").write_bytes(model + b"\0")
-    status, line = checked(copied)
+    status, line = checked_alone(copied)
     assert status == 1 and line.startswith("FAILED: ") and "SHA-256" in line
 
 
-def test_an_action_that_is_off_fails_by_how_much(copied: Path) -> None:
+def test_an_action_that_is_off_fails_by_how_much(copied: Path, checked: Callable[..., tuple[int, str]]) -> None:
     golden = json.loads((copied / "policy.json").read_text())["golden"]
     golden["actions"][5][0] += 0.0075  # a hundredth of the range
     edit(copied, golden=golden)
@@ -69,14 +87,14 @@ def test_an_action_that_is_off_fails_by_how_much(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["input", "output"])
-def test_other_names_fail(copied: Path, what: str) -> None:
+def test_other_names_fail(copied: Path, what: str, checked: Callable[..., tuple[int, str]]) -> None:
     edit(copied, **{what: {"name": "other", "dtype": "float32", "shape": ["batch", 1]}})
     status, line = checked(copied)
     assert status == 1 and what in line and "other" in line
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.onnx"])
-def test_a_missing_file_fails_in_one_line(copied: Path, name: str) -> None:
+def test_a_missing_file_fails_in_one_line(copied: Path, name: str, checked: Callable[..., tuple[int, str]]) -> None:
     (copied / name).unlink()
     status, line = checked(copied)
     assert status == 1 and line.startswith("FAILED: FileNotFoundError") and name in line

@@ -16,9 +16,11 @@ import onnx as onnx_package
 import pytest
 from onnx import numpy_helper
 
+from tests.deployment.conftest import compiled_once
 from tests.tiny_environments import History
-from trpo_brax.deployment import Artifact, ArtifactError, Verification, verify
+from trpo_brax.deployment import Artifact, ArtifactError, Verification, verification, verify
 from trpo_brax.deployment.formats import actor, convert, policy_act
+from trpo_brax.deployment.statements import Certified
 from trpo_brax.deployment.verification import compare_actions, compare_episodes
 from trpo_brax.errors import CheckpointError, ConfigError, UserError
 from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes
@@ -36,10 +38,27 @@ def verified(artifact: Artifact, run: Run, **options: Any) -> Verification:
     return verify(artifact, run, environment=History(), **{"observations": 2000, "episodes": EPISODES, **options})
 
 
-def failed(verification: Verification) -> list[str]:
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile the episodes once for all tests; those of the command line do without."""
+    monkeypatch.setattr(verification, "Evaluator", compiled_once)
+
+
+@pytest.fixture(scope="module")
+def sound(onnx: Artifact, run: Run) -> Verification:
+    """Return what is found of an export that is the policy."""
+    return verified(onnx, run)
+
+
+def failed(found: Verification) -> list[str]:
     """Return the names of what failed."""
-    assert verification.passed == (not verification.to_dict()["failed"])
-    return [finding.name for finding in verification.findings if not finding.passed]
+    assert found.passed == (not found.to_dict()["failed"])
+    return [finding.name for finding in found.findings if not finding.passed]
+
+
+def evaluator(run: Run) -> Evaluator:
+    """Return what runs the policy's own episodes."""
+    return compiled_once(run, episodes=EPISODES, environment=History())
 
 
 def altered(model: bytes, change: Callable[[onnx_package.ModelProto], None]) -> bytes:
@@ -69,8 +88,8 @@ class TestAnExportThatIsThePolicy:
     """Nothing to find."""
 
     @pytest.mark.parametrize("format", ["onnx", "stablehlo"])
-    def test_passes(self, format: str, run: Run, request: pytest.FixtureRequest) -> None:
-        found = verified(request.getfixturevalue(format), run)
+    def test_passes(self, format: str, run: Run, sound: Verification, request: pytest.FixtureRequest) -> None:
+        found = sound if format == "onnx" else verified(request.getfixturevalue(format), run)
         assert found.passed and failed(found) == []
         assert 0 <= found.max_action_difference < 1e-6
         kinds = {f"{kind}, batch {batch}" for kind in ("visited", "corner") for batch in (1, 2, 7)}
@@ -78,21 +97,22 @@ class TestAnExportThatIsThePolicy:
         names = ["artifact_sha256", "max_action_difference", "return_mean", "failure_rate", "return_cvar"]
         assert [finding.name for finding in found.findings] == names
 
-    def test_runs_the_same_episodes_as_the_policy(self, onnx: Artifact, run: Run) -> None:
-        loop = verified(onnx, run).closed_loop
+    def test_runs_the_same_episodes_as_the_policy(self, sound: Verification, run: Run) -> None:
+        loop = sound.closed_loop
         assert loop is not None and len(loop.reference.returns) == EPISODES
-        wanted = Evaluator(run, episodes=EPISODES, environment=History()).run(EPISODES, stream=Stream.VERIFICATION)
+        wanted = evaluator(run).run(EPISODES, stream=Stream.VERIFICATION)
         for episodes in (loop.reference, loop.exported):
             np.testing.assert_array_equal(episodes.lengths, wanted.lengths)
             np.testing.assert_allclose(episodes.returns, wanted.returns, atol=1e-4)
-        assert loop.same_distribution_p_value > 0.99
+        assert loop.same_distribution_p_value is not None and loop.same_distribution_p_value > 0.99
 
-    def test_its_json_holds_everything(self, onnx: Artifact, run: Run) -> None:
-        data = verified(onnx, run).to_dict()
+    def test_its_json_holds_everything(self, sound: Verification) -> None:
+        data = sound.to_dict()
         assert json.loads(json.dumps(data, allow_nan=False)) == data
         assert data["passed"] is True and 0 <= data["max_action_difference"] < 1e-6
         assert data["differences"].keys() == {"return_mean", "failure_rate", "return_cvar"}
         assert data["differences"]["failure_rate"]["margin"] == 0.01 and data["episodes"] == EPISODES
+        assert data["statements"] == {} and data["statements_note"] is None
 
 
 class TestACorruptedExport:
@@ -147,11 +167,11 @@ class TestACorruptedExport:
 class TestCertificate:
     """Its episodes, and its statements."""
 
-    def certified(self, run: Run, folder: Path, **bounds: Any) -> Run:
+    def certified(self, run: Run, folder: Path, episodes: int = EPISODES, **bounds: Any) -> Run:
         """Return a copy of the run with a certificate of its policy."""
         shutil.copytree(run.path, folder)
         declared = {
-            "episodes": 500,
+            "episodes": episodes,
             "confidence": 0.95,
             "alpha": 0.1,
             "seed": 7,
@@ -174,33 +194,47 @@ class TestCertificate:
     def test_the_episodes_are_the_certificates(self, onnx: Artifact, run: Run, tmp_path: Path) -> None:
         found = verified(onnx, self.certified(run, tmp_path / "run"), episodes=None)
         assert found.passed and found.closed_loop is not None
-        evaluator = Evaluator(run, episodes=500, environment=History())
-        wanted = evaluator.run(500, seed=7, stream=Stream.CERTIFICATION)
+        wanted = evaluator(run).run(EPISODES, seed=7, stream=Stream.CERTIFICATION)
+        assert len(wanted.returns) == found.to_dict()["episodes"] == EPISODES
         np.testing.assert_allclose(found.closed_loop.exported.returns, wanted.returns, atol=1e-4)
         names = ["failure_probability_upper", "return_quantile_05_lower", "return_mean_lower"]
         assert [check.name for check in found.closed_loop.statements] == names
         assert found.closed_loop.statements[0].measured == pytest.approx((wanted.returns < 0).mean())
+        assert found.closed_loop.statements_note is None and found.to_dict()["certified"] is True
 
-    def test_fewer_where_asked_for_and_never_more(self, onnx: Artifact, run: Run, tmp_path: Path) -> None:
-        with_certificate = self.certified(run, tmp_path / "run")
-        for asked, wanted in ((400, 400), (600, 500)):
-            loop = verified(onnx, with_certificate, episodes=asked).closed_loop
-            assert loop is not None and len(loop.exported.returns) == wanted
-
-    @pytest.mark.parametrize(
-        ("name", "bound"),
-        [
-            ("failure_probability_upper", 0.01),
-            ("return_quantile_05_lower", 3.0),
-            ("return_mean_lower", 50.0),
-            ("return_cvar_lower", 0.5),
-        ],
-    )
-    def test_a_statement_that_does_not_hold_fails_by_name(
-        self, name: str, bound: float, onnx: Artifact, run: Run, tmp_path: Path
+    def test_statements_that_do_not_hold_fail_by_name_and_never_of_more_episodes(
+        self, onnx: Artifact, run: Run, tmp_path: Path
     ) -> None:
-        found = verified(onnx, self.certified(run, tmp_path / "run", **{name: bound}))
-        assert failed(found) == [name]
+        """One bound that holds among them; that each fails by itself is shown where statements are tested."""
+        with_certificate = self.certified(
+            run, tmp_path / "run", failure_probability_upper=0.01, return_mean_lower=50.0, return_cvar_lower=0.5
+        )
+        found = verified(onnx, with_certificate, episodes=EPISODES + 100)
+        assert failed(found) == ["failure_probability_upper", "return_mean_lower", "return_cvar_lower"]
+        assert found.to_dict()["episodes"] == EPISODES
+
+    def test_of_fewer_episodes_its_statements_are_not_checked_and_that_is_said(
+        self, onnx: Artifact, run: Run, tmp_path: Path
+    ) -> None:
+        """A bound that no policy could keep fails nothing; the episodes are the certificate's first ones."""
+        with_certificate = self.certified(run, tmp_path / "run", episodes=500, return_mean_lower=50.0)
+        found = verified(onnx, with_certificate)
+        data = found.to_dict()
+        assert found.passed and data["statements"] == {} and data["certified"] is False
+        assert data["statements_note"] == (
+            "not checked: the certificate's statements come of 500 episodes, and 400 were run"
+        )
+        wanted = evaluator(run).run(EPISODES, seed=7, stream=Stream.CERTIFICATION)
+        assert found.closed_loop is not None
+        np.testing.assert_allclose(found.closed_loop.exported.returns, wanted.returns, atol=1e-4)
+
+    def test_one_of_too_few_episodes_needs_a_wider_margin(self, onnx: Artifact, run: Run, tmp_path: Path) -> None:
+        """z^2 / (20 + z^2) = 0.16112, rounded up; no more episodes can be had."""
+        with_certificate = self.certified(run, tmp_path / "run", episodes=20)
+        with pytest.raises(ConfigError, match=r"has no more than 20, so give failure_margin at least 0\.162\.$"):
+            verified(onnx, with_certificate, episodes=None)
+        found = verified(onnx, with_certificate, episodes=None, failure_margin=0.162)
+        assert found.passed and len(found.to_dict()["statements"]) == 3
 
     def test_one_that_was_exported_with_the_policy_counts(
         self, run: Run, changed: Callable[..., Artifact], tmp_path: Path
@@ -208,8 +242,10 @@ class TestCertificate:
         path = self.certified(run, tmp_path / "run", return_mean_lower=50.0).path / "certificate.json"
         certificate = json.loads(path.read_text())
         assert failed(verified(changed(certificate=certificate), run)) == ["return_mean_lower"]
+        assert Certified.read(certificate) is not None
         certificate["policy_sha256"] = "0" * 64
-        assert verified(changed(certificate=certificate), run).passed
+        artifact = changed(certificate=certificate)
+        assert verification._certified(artifact, run, run.policy().fingerprint()) is None
 
 
 class TestRefused:
@@ -230,6 +266,30 @@ class TestRefused:
     def test_a_model_that_is_none(self, run: Run, changed: Callable[..., Artifact]) -> None:
         with pytest.raises(ArtifactError, match="onnxruntime cannot load the model"):
             verified(changed(b"nothing of the sort"), run)
+
+    @pytest.mark.parametrize(
+        ("options", "remedy"),
+        [
+            ({"episodes": 380}, r"give episodes at least 381 or failure_margin at least 0\.0101"),
+            ({"episodes": 30}, r"give episodes at least 381 or failure_margin at least 0\.114"),
+            ({"failure_margin": 1e-3}, r"give episodes at least 3,838 or failure_margin at least 0\.00952"),
+            ({"failure_margin": 1e-9}, r"give failure_margin at least 0\.00952"),
+            ({"episodes": 1, "failure_margin": 0.99}, "episodes must be at least 2"),
+        ],
+        ids=str,
+    )
+    def test_episodes_that_not_even_the_policy_itself_could_pass_with(
+        self, options: dict[str, Any], remedy: str, onnx: Artifact, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By z^2 / (E + z^2) <= margin, and before anything is run."""
+
+        def begun(*arguments: Any, **options: Any) -> Any:
+            raise AssertionError("something was run")
+
+        monkeypatch.setattr(verification, "Evaluator", begun)
+        with pytest.raises(ConfigError, match=remedy) as refusal:
+            verified(onnx, run, **options)
+        assert "\n" not in str(refusal.value) and str(refusal.value).endswith(".")
 
     @pytest.mark.parametrize(
         "options", [{"margin": 0.0}, {"tolerance": float("nan")}, {"failure_margin": -1.0}, {"episodes": 0}]
@@ -264,6 +324,18 @@ class TestEpisodesCompared:
 
     def test_identical(self) -> None:
         assert self.compared(self.returns) == {"return_mean": True, "failure_rate": True, "return_cvar": True}
+
+    @pytest.mark.parametrize(
+        ("count", "margin", "passes"),
+        [(380, 0.01, False), (381, 0.01, True), (380, 0.0101, True), (30, 0.113, False), (30, 0.114, True)],
+    )
+    def test_few_identical_ones_pass_with_what_a_refusal_asks_for(
+        self, count: int, margin: float, passes: bool
+    ) -> None:
+        none = np.zeros(count, bool)
+        same = Episodes(self.returns[:count].astype(np.float32), np.full(count, 9, np.int32), none, none)
+        found = compare_episodes(same, same, DEFAULT_FAILURE, 0.05, margin=0.05, failure_margin=margin)
+        assert [comparison.finding().passed for comparison in found] == [True, passes, True]
 
     @pytest.mark.parametrize(("shift", "passes"), [(-45.0, True), (-55.0, False), (45.0, True), (55.0, False)])
     def test_shifted(self, shift: float, passes: bool) -> None:

@@ -7,6 +7,7 @@ of a pair depend on each other.
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 
@@ -63,13 +64,20 @@ def failure_rate_difference(reference: npt.ArrayLike, other: npt.ArrayLike, conf
         other: bool [E], of the same episodes.
         confidence: two-sided.
     """
-    from scipy import stats
-
     ours, theirs = np.asarray(reference, bool), np.asarray(other, bool)
-    more, fewer, count = int(np.sum(theirs & ~ours)), int(np.sum(ours & ~theirs)), ours.size
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    high, low = _tango_upper(more, fewer, count, z), -_tango_upper(fewer, more, count, z)
-    return Interval((more - fewer) / count, low, high)
+    more, fewer = int(np.sum(theirs & ~ours)), int(np.sum(ours & ~theirs))
+    return _tango_interval(more, fewer, ours.size, confidence)
+
+
+def least_failure_margin(episodes: int, confidence: float = 0.95) -> float:
+    """Return the least margin that `failure_rate_difference` of E episodes keeps where the policies never differ."""
+    return _tango_interval(0, 0, episodes, confidence).high
+
+
+def episodes_for_failure_margin(margin: float, most: int, confidence: float = 0.95) -> int | None:
+    """Return how many episodes it takes for `least_failure_margin` to be at most `margin`, None if more than `most`."""
+    fewer = bisect.bisect_left(range(1, most + 1), -margin, key=lambda count: -least_failure_margin(count, confidence))
+    return fewer + 1 if fewer < most else None
 
 
 def cvar_difference(
@@ -99,12 +107,18 @@ def cvar_difference(
     return Interval(middle, float(low), float(high))
 
 
-def same_distribution_p_value(reference: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """Return the p-value of the two-sample Kolmogorov-Smirnov test: that the two [E] come from one distribution."""
+def same_distribution_p_value(reference: npt.ArrayLike, other: npt.ArrayLike) -> float | None:
+    """Return the p-value of the two-sample Kolmogorov-Smirnov test: that the two [E] come from one distribution.
+
+    None where there is none: of a single episode, or of returns that are not finite.
+    """
     from scipy import stats
 
+    ours, theirs = np.asarray(reference, np.float64), np.asarray(other, np.float64)
+    if ours.size < 2 or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return None
     # The exact method warns and gives up where there are thousands.
-    return float(stats.ks_2samp(np.asarray(reference), np.asarray(other), method="asymp").pvalue)
+    return float(stats.ks_2samp(ours, theirs, method="asymp").pvalue)
 
 
 def _worst(values: np.ndarray, alpha: float) -> np.ndarray:
@@ -112,6 +126,15 @@ def _worst(values: np.ndarray, alpha: float) -> np.ndarray:
     count = math.ceil(alpha * values.shape[1])
     means: np.ndarray = np.partition(values, count - 1, axis=1)[:, :count].mean(axis=1)
     return means
+
+
+def _tango_interval(more: int, fewer: int, count: int, confidence: float) -> Interval:
+    """Return the interval of pairs of which `more` are the other's failures alone and `fewer` the reference's alone."""
+    from scipy import stats
+
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    high, low = _tango_upper(more, fewer, count, z), -_tango_upper(fewer, more, count, z)
+    return Interval((more - fewer) / count, low, high)
 
 
 def _tango_upper(more: int, fewer: int, count: int, z: float) -> float:

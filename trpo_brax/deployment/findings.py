@@ -90,8 +90,10 @@ class ClosedLoop:
     comparisons: tuple[Comparison, ...]
     statements: tuple[StatementCheck, ...]
     """Those of the certificate, with what the exported policy's episodes say of them."""
-    same_distribution_p_value: float
-    """Kolmogorov-Smirnov, of the returns: reported only."""
+    same_distribution_p_value: float | None
+    """Kolmogorov-Smirnov, of the returns: reported only. None where the episodes give none."""
+    statements_note: str | None
+    """Why the certificate's statements were not checked, where there are some."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Verification:
             "certified": loop is not None and bool(loop.statements),
             "differences": {} if loop is None else {one.name: one.to_dict() for one in loop.comparisons},
             "statements": {} if loop is None else {one.name: one.to_dict() for one in loop.statements},
-            "same_distribution_p_value": None if loop is None else finite_or_none(loop.same_distribution_p_value),
+            "statements_note": None if loop is None else loop.statements_note,
+            "same_distribution_p_value": None if loop is None else loop.same_distribution_p_value,
         }
 
 

@@ -60,9 +60,21 @@ def policy_act(policy: Policy) -> Act:
 
 def _to_onnx(policy: Policy) -> bytes:
     jax2onnx, onnx = _imported("jax2onnx"), _imported("onnx")
+    refusals = (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        onnx.defs.SchemaError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    )
 
     def observation_to_action(observation: jax.Array) -> jax.Array:
-        return policy(observation)
+        # The standard deviation becomes a constant [observation]. Worked out inside the model, the converter makes
+        # one of a single component a scalar, and the model contradicts itself.
+        with jax.ensure_compile_time_eval():
+            return policy(observation)
 
     with _silent("jax2onnx", "onnx_ir"):
         try:
@@ -76,9 +88,8 @@ def _to_onnx(policy: Policy) -> bytes:
             )
             model.ir_version = _IR_VERSION
             onnx.checker.check_model(model, full_check=True)
-        except (onnx.checker.ValidationError, NotImplementedError, ValueError, TypeError) as error:
-            reason = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
-            raise ArtifactError(f"the policy cannot be written as ONNX: {reason}.") from error
+        except refusals as error:
+            raise ArtifactError(f"the policy cannot be written as ONNX: {_first_line(error)}.") from error
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

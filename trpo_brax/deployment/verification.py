@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, Context
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from trpo_brax.deployment.artifact import Artifact, sha256
 from trpo_brax.deployment.comparison import (
     cvar_difference,
+    episodes_for_failure_margin,
     failure_rate_difference,
+    least_failure_margin,
     mean_difference,
     same_distribution_p_value,
 )
@@ -20,12 +23,12 @@ from trpo_brax.deployment.exporting import TOLERANCE, read_certificate
 from trpo_brax.deployment.findings import CONFIDENCE, ClosedLoop, Comparison, Finding, OpenLoop, Verification
 from trpo_brax.deployment.formats import Act, actor, policy_act
 from trpo_brax.deployment.observations import action_range, corner_observations, visited_observations
-from trpo_brax.deployment.statements import Certified
+from trpo_brax.deployment.statements import Certified, StatementCheck
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes, Failure, Watcher
 from trpo_brax.policy import Policy
 from trpo_brax.training.certification import Listener
-from trpo_brax.training.evaluator import Evaluator, check_episodes
+from trpo_brax.training.evaluator import MOST_EPISODES, Evaluator, check_episodes
 from trpo_brax.training.run import Run
 from trpo_brax.training.streams import Stream
 
@@ -55,15 +58,17 @@ def verify(
 
     Open loop, its actions are compared with those of the run's own policy over observations that this policy meets and
     over corners. Closed loop, it acts in the environment itself, and its episodes are compared with those of the run's
-    policy on the same seeds. Where the policy has a certificate, the episodes are the certificate's, and each of its
-    statements has to hold of them.
+    policy on the same seeds. Where the policy has a certificate, the episodes are the certificate's, and where all of
+    them are run each of its statements has to hold of them. Of fewer, a statement's figure is too uncertain to be held
+    against a bound that comes of them all: it is then noted that the statements were not checked.
 
     Args:
         artifact: the exported policy.
         run: the run it was exported from.
         episodes: how many in closed loop; by default the certificate's, else 1,000. Never more than the certificate's.
         margin: how far mean return and CVaR may be off, as a share of the reference's absolute mean return.
-        failure_margin: how far the failure rate may be off.
+        failure_margin: how far the failure rate may be off. Episodes that never fail still leave a doubt of
+            z^2 / (episodes + z^2) about it, so that 0.01 takes 381 of them.
         tolerance: how far an action may be off, in units of the action range.
         checkpoint: which one of the run; by default that of the artifact.
         environment: for a run on an environment of the user's own, that environment.
@@ -72,6 +77,7 @@ def verify(
 
     Raises:
         ArtifactError: it is not an exported policy, or one of another policy than the run's.
+        ConfigError: a number cannot work, or there are too few episodes for `failure_margin` whatever they come to.
         UserError: the run, checkpoint or environment cannot be used.
         EvaluationStopped: the listener said so.
     """
@@ -93,6 +99,7 @@ def verify(
     if certified is not None:
         most = certified.declaration.episodes
         count = min(most, episodes or most)
+    _check_enough(count, failure_margin, certified)
     model = artifact.model()
     act, reference = actor(model, description.format), policy_act(policy)
     evaluator = Evaluator(run, episodes=count, checkpoint=which, policy_seeds=[seed], environment=environment)
@@ -200,12 +207,51 @@ def _closed_loop(
             return evaluator.run_by_host(acting, episodes, seed=seed, stream=stream, watcher=watcher)
 
     ours, theirs = drawn(reference, "run's own"), drawn(act, "exported")
+    statements: tuple[StatementCheck, ...] = ()
+    note = None
+    if certified is not None and episodes == certified.declaration.episodes:
+        statements = certified.checks(theirs)
+    elif certified is not None:
+        note = (
+            f"not checked: the certificate's statements come of {certified.declaration.episodes:,} episodes, and "
+            f"{episodes:,} were run"
+        )
     return ClosedLoop(
         ours,
         theirs,
         compare_episodes(ours, theirs, failure, alpha, margin, failure_margin),
-        certified.checks(theirs) if certified else (),
+        statements,
         same_distribution_p_value(ours.returns, theirs.returns),
+        note,
+    )
+
+
+def _check_enough(episodes: int, failure_margin: float, certified: Certified | None) -> None:
+    """Refuse episodes so few that even the policy itself would fail.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if episodes < 2:
+        raise ConfigError(
+            f"episodes must be at least 2, not {episodes}: one does not tell how far two policies differ."
+        )
+    least = least_failure_margin(episodes, CONFIDENCE)
+    if least <= failure_margin:
+        return
+    # Rounded up: what the sentence asks for has to be enough.
+    shown = Context(prec=3, rounding=ROUND_CEILING).create_decimal(least)
+    most = MOST_EPISODES if certified is None else certified.declaration.episodes
+    needed = episodes_for_failure_margin(failure_margin, most, CONFIDENCE)
+    if needed is not None:
+        remedy = f"give episodes at least {needed:,} or failure_margin at least {shown}"
+    elif certified is not None:
+        remedy = f"the policy's certificate has no more than {most:,}, so give failure_margin at least {shown}"
+    else:
+        remedy = f"give failure_margin at least {shown}"
+    raise ConfigError(
+        f"{episodes:,} episodes are too few for failure_margin {failure_margin:g}, as even without a failure they "
+        f"leave a doubt of {shown} about the failure rate: {remedy}."
     )
 
 
