@@ -90,7 +90,9 @@ def training_figure(runs: Sequence[RecordedRun], axis: Axis = "env_steps") -> Fi
     if len(runs) > len(COLOURS):
         raise UserError(f"{len(runs)} runs are too many for one picture: at most {len(COLOURS)}.")
     seeds = [seed for index, run in enumerate(runs) for seed in _seeds(index, run, axis)]
-    figure = Figure(figsize=(6.7, 6.9 + (0.2 * len(runs) if len(runs) > 1 else 0.0)), layout="constrained")
+    height = 6.9 + (0.2 * len(runs) if len(runs) > 1 else 0.0)
+    # Every run draws one of these when it ends: finding the margins anew would take as long as all the rest.
+    figure = Figure(figsize=(6.7, height), layout="constrained" if len(runs) > 1 else None)
     panels = figure.subplots(3, 2, sharex=True).ravel()
     _draw_kl(panels[0], seeds, runs)
     _draw_improvement(panels[1], seeds, len(runs))
@@ -113,6 +115,7 @@ def training_figure(runs: Sequence[RecordedRun], axis: Axis = "env_steps") -> Fi
     names = [run.name.replace("$", r"\$") for run in runs]
     if len(runs) == 1:
         figure.suptitle(names[0], fontsize=10)
+        figure.subplots_adjust(left=0.1, right=0.98, top=0.915, bottom=0.065, hspace=0.22, wspace=0.3)
     else:
         handles = [panels[4].plot([], [], color=COLOURS[index], label=name)[0] for index, name in enumerate(names)]
         figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=8)

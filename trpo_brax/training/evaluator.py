@@ -61,7 +61,6 @@ class Evaluator:
     ) -> None:
         check_episodes(episodes)
         seeds = run.config.seeds if policy_seeds is None else [run.check_seed(seed) for seed in policy_seeds]
-        self.run_folder = run
         self.task = task = run.task(environment)
         self.iterations = {seed: run.resolve(checkpoint, policy_seed=seed) for seed in seeds}
         """Of the checkpoint of each seed."""
@@ -86,7 +85,6 @@ class Evaluator:
         seed: int = 0,
         stream: Stream = Stream.EVALUATION,
         policy_seed: int | None = None,
-        policy: Policy | None = None,
         world: Any = None,
         watcher: Watcher | None = None,
     ) -> Episodes:
@@ -97,14 +95,13 @@ class Evaluator:
             seed: of the episodes.
             stream: which of the seed's randomness; none of them is used by training.
             policy_seed: whose policy; by default the first one's.
-            policy: another one of the same kind, instead.
             world: what `worlds` takes.
             watcher: asked and told while they run.
 
         Raises:
             EvaluationStopped: the watcher said so.
         """
-        acting = self._acting(policy_seed, policy)
+        acting = self._acting(policy_seed)
         return self._runner.run(acting, episode_key(seed, stream), episodes=episodes, world=world, watcher=watcher)
 
     def run_by_host(
@@ -129,11 +126,11 @@ class Evaluator:
         policy_seed: int | None = None,
     ) -> dict[int, Recording]:
         """Run some of `run`'s episodes again, keeping what the simulator went through."""
-        acting = self._acting(policy_seed, None)
+        acting = self._acting(policy_seed)
         return self._runner.record(acting, episode_key(seed, stream), episodes=episodes, chosen=chosen)
 
-    def _acting(self, policy_seed: int | None, policy: Policy | None) -> Any:
-        chosen = policy or self.policies[next(iter(self.policies)) if policy_seed is None else policy_seed]
+    def _acting(self, policy_seed: int | None) -> Any:
+        chosen = self.policies[next(iter(self.policies)) if policy_seed is None else policy_seed]
         return chosen.parameters, chosen.statistics
 
 
