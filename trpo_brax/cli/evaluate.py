@@ -36,8 +36,7 @@ class EvaluateArguments:
     stochastic: bool = False
     """Sample actions as in training, instead of acting by the mode."""
     failure: str = "terminated"
-    """What counts as a failed episode: "terminated" (before its time limit), "return < X", "length < X", or several
-    with "or"; one that goes non-finite always fails."""
+    """What fails: "terminated" (before its time limit), "return < X", "length < X" or several with "or"; and NaN."""
     seed: int = 0
     """Seed of the episodes; no training draws from the same stream."""
     output: str | None = None

@@ -30,8 +30,7 @@ class VerifyArguments:
     run: str
     """Run folder that it was exported from."""
     episodes: int | None = None
-    """How many to run with the exported policy, and again with the run's own; by default those of its certificate, else
-    1,000. The certificate's statements are checked only where all of its episodes are run."""
+    """How many of each; by default its certificate's, else 1,000. With fewer than that its statements go unchecked."""
     margin: float = 0.05
     """How far mean return and CVaR may be off, as a share of the mean return."""
     failure_margin: float = 0.01

@@ -30,8 +30,7 @@ class Certification(Checked):
     alpha: Annotated[float, _INSIDE] = 0.05
     """The CVaR is the mean of the worst episodes, this share of them."""
     failure: str = "terminated"
-    """What counts as a failed episode: "terminated" (before its time limit), "return < X", "length < X", or several
-    with "or"; one that goes non-finite always fails."""
+    """What fails: "terminated" (before its time limit), "return < X", "length < X" or several with "or"; and NaN."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of the episodes."""
     return_floor: Annotated[float, FINITE] | None = None
