@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from trpo_brax.policy import Policy
 from trpo_brax.training.certification import CERTIFICATE, is_finished
 from trpo_brax.training.certification import read_certificate as read
 from trpo_brax.training.evaluator import Evaluator
+from trpo_brax.training.provenance import package_version
 from trpo_brax.training.run import Run
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def export(
         checkpoint_iteration=iteration,
         checkpoint_sha256=run.checkpoint_hash(iteration),
         policy_seed=seed,
-        versions={package: _version(package) for package in _PACKAGES},
+        versions={package: package_version(package) for package in _PACKAGES},
         golden_observations=observations,
         golden_actions=actions,
         certificate=certificate,
@@ -160,10 +160,3 @@ def _control_period(task: Task, action_repeat: int) -> float | None:
 
 def _backend(task: Task) -> str:
     return str(getattr(task.environment, "backend", "unknown"))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -95,10 +95,8 @@ def verify(
     certified = _certified(artifact, run, fingerprint)
     if episodes is not None:
         check_episodes(episodes)
-    count = episodes or _EPISODES
-    if certified is not None:
-        most = certified.declaration.episodes
-        count = min(most, episodes or most)
+    most = None if certified is None else certified.declaration.episodes
+    count = min(filter(None, (episodes, most)), default=_EPISODES)
     _check_enough(count, failure_margin, certified)
     model = artifact.model()
     act, reference = actor(model, description.format), policy_act(policy)

@@ -89,6 +89,7 @@ def _candidates(made: Evaluated, masks: Sequence[np.ndarray], output: int, index
 
 
 def first_true(mask: np.ndarray) -> Index:
+    """Return where a mask is first true, in the order of memory."""
     return _index(int(np.argmax(mask)), mask.shape)
 
 
@@ -97,4 +98,5 @@ def _index(flat: int, shape: tuple[int, ...]) -> Index:
 
 
 def element(value: Any, index: Index) -> Any:
+    """Return one element of an array."""
     return np.asarray(value)[index]

@@ -22,6 +22,8 @@ source_info_util.register_exclusion(__file__)
 
 
 class Gathered(NamedTuple):
+    """What a rollout leads to."""
+
     environments: EnvironmentState
     trajectory: Trajectory
 
@@ -154,6 +156,7 @@ def first_invalid(gathered: Gathered) -> RolloutFault:
 
 
 def only_compiled(what: str) -> str:
+    """Return what is said where the un-jitted iteration does not meet what the compiled one did."""
     verb = "are" if what.endswith("s") else "is"
     return (
         f"Un-jitted, the {what} {verb} finite: only the compiled program, which rounds differently, makes the number."

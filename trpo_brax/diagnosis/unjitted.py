@@ -258,6 +258,7 @@ def bodies_of(equation: JaxprEqn) -> list[Jaxpr]:
 
 
 def literal(atom: Any) -> Any:
+    """Return the value of a constant in a jaxpr, in its dtype."""
     return np.asarray(atom.val, atom.aval.dtype) if np.isscalar(atom.val) else atom.val
 
 
@@ -267,10 +268,12 @@ def is_key(value: Any) -> bool:
 
 
 def inexact(value: Any) -> bool:
+    """Return whether a value is of floating point, real or complex."""
     return bool(jnp.issubdtype(jnp.result_type(value), jnp.inexact))
 
 
 def non_finite(value: Any) -> np.ndarray:
+    """Return a mask of the elements that are NaN or infinite; of whole numbers none is."""
     return ~np.isfinite(np.asarray(value)) if inexact(value) else np.zeros(np.shape(value), bool)
 
 

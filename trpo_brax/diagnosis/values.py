@@ -59,6 +59,7 @@ class ValueDifference:
 
 
 def names(*mappings: Mapping[str, Any]) -> list[str]:
+    """Return the keys of all mappings, each once, in the order in which they come."""
     return list(dict.fromkeys(itertools.chain(*mappings)))
 
 

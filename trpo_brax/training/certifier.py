@@ -23,6 +23,7 @@ from trpo_brax.evaluation.certificate import (
 )
 from trpo_brax.evaluation.certificate_page import certificate_page
 from trpo_brax.evaluation.training_runs import training_runs_statement
+from trpo_brax.policy import Policy
 from trpo_brax.training.certification import CERTIFICATE, Certification, Listener, read_certificate
 from trpo_brax.training.evaluator import Evaluator
 from trpo_brax.training.files import write_json, write_text
@@ -137,29 +138,41 @@ class _Certifier:
 
     def _choose(self) -> int:
         """Return the checkpoint that does best on episodes that the certificate will not see."""
-        settings, found = self._settings, {}
-        for iteration in self._run.checkpoints():
-            evaluator = Evaluator(
-                self._run,
-                episodes=settings.choice_episodes,
-                checkpoint=iteration,
-                policy_seeds=[self._seed],
-                environment=self._environment,
-            )
-            with self._listener.counting(f"Choosing: checkpoint {iteration}", settings.choice_episodes) as progress:
-                watcher = Watcher(self._listener.stopped, progress)
-                episodes = evaluator.run(
-                    settings.choice_episodes, seed=settings.seed, stream=Stream.CHOICE, watcher=watcher
-                )
+        run, settings, found = self._run, self._settings, {}
+        # One program for all: they differ by their parameters alone.
+        evaluator = Evaluator(
+            run, episodes=settings.choice_episodes, policy_seeds=[self._seed], environment=self._environment
+        )
+        for iteration in run.checkpoints():
+            policy = run.policy(iteration, policy_seed=self._seed)
+            what = f"Choosing: checkpoint {iteration}"
+            episodes = self._draw(what, Stream.CHOICE, settings.choice_episodes, evaluator, policy=policy)
             found[iteration] = getattr(summarize(episodes), settings.choose)
         chosen = max(found, key=lambda iteration: (found[iteration], iteration))
         self._listener.note(f"Chosen by {settings.choose}: checkpoint {chosen} of {', '.join(map(str, found))}")
         return chosen
 
-    def _draw(self, what: str, stream: Stream, episodes: int) -> Episodes:
+    def _draw(
+        self,
+        what: str,
+        stream: Stream,
+        episodes: int,
+        evaluator: Evaluator | None = None,
+        *,
+        policy_seed: int | None = None,
+        policy: Policy | None = None,
+    ) -> Episodes:
         with self._listener.counting(what, episodes) as progress:
             watcher = Watcher(self._listener.stopped, progress)
-            return self._evaluator.run(episodes, seed=self._settings.seed, stream=stream, watcher=watcher)
+            drawing = evaluator or self._evaluator
+            return drawing.run(
+                episodes,
+                seed=self._settings.seed,
+                stream=stream,
+                policy_seed=policy_seed,
+                policy=policy,
+                watcher=watcher,
+            )
 
     def _declaration(self, pilot: Episodes) -> Declaration:
         settings, rollout = self._settings, self._run.config.rollout
@@ -234,11 +247,7 @@ class _Certifier:
         evaluator = Evaluator(run, episodes=episodes, checkpoint=which, environment=self._environment)
         figures = []
         for seed in run.config.seeds:
-            with self._listener.counting(f"Seed {seed}", episodes) as progress:
-                watcher = Watcher(self._listener.stopped, progress)
-                drawn = evaluator.run(
-                    episodes, seed=settings.seed, stream=Stream.CHOICE, policy_seed=seed, watcher=watcher
-                )
+            drawn = self._draw(f"Seed {seed}", Stream.CHOICE, episodes, evaluator, policy_seed=seed)
             figures.append(float(counted_returns(drawn, declaration).mean()))
         statement = training_runs_statement(figures, settings.confidence)
         return {
@@ -265,13 +274,13 @@ class _Certifier:
 
     def _finish(self, certificate: dict[str, Any]) -> None:
         self._write(self._file, certificate)
-        try:
-            write_text(self._file.with_suffix(".html"), certificate_page(certificate))
-        except OSError as error:
-            raise UserError(f"{self._file.with_suffix('.html')} cannot be written: {error.strerror}.") from error
+        self._write(self._file.with_suffix(".html"), certificate_page(certificate))
 
-    def _write(self, file: Path, content: dict[str, Any]) -> None:
+    def _write(self, file: Path, content: dict[str, Any] | str) -> None:
         try:
-            write_json(file, content)
+            if isinstance(content, str):
+                write_text(file, content)
+            else:
+                write_json(file, content)
         except OSError as error:
             raise UserError(f"{file} cannot be written: {error.strerror}.") from error

@@ -265,12 +265,12 @@ class Checkpoints:
             manifest = read_manifest(self._folder(iteration))
         except CheckpointError as error:
             raise DamagedCheckpointError(f"checkpoint {self._folder(iteration)} is damaged: {error}.") from error
-        kinds = (EVALUATION_RETURNS, TRAINING_RETURNS)
-        for name in kinds if self._config.record.eval_every else reversed(kinds):
+        kinds = (TRAINING_RETURNS, EVALUATION_RETURNS)
+        wanted = kinds[self._config.record.eval_every > 0]
+        for name in sorted(kinds, key=lambda kind: kind != wanted):
             returns = manifest.get(name)
             value = returns.get(str(seed)) if isinstance(returns, dict) else None
             if isinstance(value, (int, float)):
-                wanted = EVALUATION_RETURNS if self._config.record.eval_every else TRAINING_RETURNS
                 return name == wanted, float(value)
         return None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from trpo_brax.config import RolloutConfig
 from trpo_brax.environments import Task
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import (
@@ -22,7 +23,7 @@ from trpo_brax.evaluation import (
     policy_actor,
     summarize,
 )
-from trpo_brax.policy import Policy
+from trpo_brax.policy import Policy, PolicySpecification
 from trpo_brax.training.run import Run
 from trpo_brax.training.streams import Stream, stream_key
 
@@ -67,15 +68,12 @@ class Evaluator:
         self.policies: dict[int, Policy] = {
             seed: run.policy(iteration, policy_seed=seed) for seed, iteration in self.iterations.items()
         }
-        devices = jax.local_devices()
-        rollout = run.config.rollout
-        self._runner = EpisodeRunner(
+        self._runner = episode_runner(
+            run.config.rollout,
             task if worlds is None else lambda world: worlds(task, world),
-            policy_actor(self.policies[seeds[0]].specification, stochastic=stochastic),
-            batch=batch_size(episodes, len(devices)),
-            episode_length=rollout.episode_length,
-            action_repeat=rollout.action_repeat,
-            devices=devices,
+            self.policies[seeds[0]].specification,
+            episodes,
+            stochastic=stochastic,
         )
 
     def run(
@@ -85,6 +83,7 @@ class Evaluator:
         seed: int = 0,
         stream: Stream = Stream.EVALUATION,
         policy_seed: int | None = None,
+        policy: Policy | None = None,
         world: Any = None,
         watcher: Watcher | None = None,
     ) -> Episodes:
@@ -95,13 +94,14 @@ class Evaluator:
             seed: of the episodes.
             stream: which of the seed's randomness; none of them is used by training.
             policy_seed: whose policy; by default the first one's.
+            policy: another one of the same kind instead, as of another checkpoint.
             world: what `worlds` takes.
             watcher: asked and told while they run.
 
         Raises:
             EvaluationStopped: the watcher said so.
         """
-        acting = self._acting(policy_seed)
+        acting = self._acting(policy_seed, policy)
         return self._runner.run(acting, episode_key(seed, stream), episodes=episodes, world=world, watcher=watcher)
 
     def run_by_host(
@@ -129,9 +129,29 @@ class Evaluator:
         acting = self._acting(policy_seed)
         return self._runner.record(acting, episode_key(seed, stream), episodes=episodes, chosen=chosen)
 
-    def _acting(self, policy_seed: int | None) -> Any:
-        chosen = self.policies[next(iter(self.policies)) if policy_seed is None else policy_seed]
+    def _acting(self, policy_seed: int | None, policy: Policy | None = None) -> Any:
+        chosen = policy or self.policies[next(iter(self.policies)) if policy_seed is None else policy_seed]
         return chosen.parameters, chosen.statistics
+
+
+def episode_runner(
+    rollout: RolloutConfig,
+    task: Task | Callable[[Any], Task],
+    specification: PolicySpecification,
+    episodes: int,
+    *,
+    stochastic: bool = False,
+) -> EpisodeRunner:
+    """Return what runs a run's episodes, about so many at a time, on all devices of this process."""
+    devices = jax.local_devices()
+    return EpisodeRunner(
+        task,
+        policy_actor(specification, stochastic=stochastic),
+        batch=batch_size(episodes, len(devices)),
+        episode_length=rollout.episode_length,
+        action_repeat=rollout.action_repeat,
+        devices=devices,
+    )
 
 
 def check_episodes(episodes: int, seed: int = 0) -> None:

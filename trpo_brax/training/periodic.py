@@ -9,7 +9,8 @@ import jax
 
 from trpo_brax.config import Config
 from trpo_brax.environments import Task
-from trpo_brax.evaluation import EpisodeRunner, EvaluationReport, Watcher, batch_size, policy_actor, summarize
+from trpo_brax.evaluation import EvaluationReport, Watcher, summarize
+from trpo_brax.training.evaluator import episode_runner
 from trpo_brax.training.program import policy_specification
 from trpo_brax.training.state import TrainState
 from trpo_brax.training.streams import Stream, stream_key
@@ -27,15 +28,8 @@ class PeriodicEvaluation:
 
     def __init__(self, config: Config, task: Task) -> None:
         self._config = config
-        devices = jax.local_devices()
-        self._runner = EpisodeRunner(
-            task,
-            policy_actor(policy_specification(config, task), stochastic=False),
-            batch=batch_size(config.record.eval_episodes, len(devices)),
-            episode_length=config.rollout.episode_length,
-            action_repeat=config.rollout.action_repeat,
-            devices=devices,
-        )
+        specification = policy_specification(config, task)
+        self._runner = episode_runner(config.rollout, task, specification, config.record.eval_episodes)
 
     def __call__(
         self, state: TrainState, iteration: int, stopped: Callable[[], bool]

@@ -218,8 +218,7 @@ class Session:
             if pending is not None:
                 self._complete(program, pending)
             # Only now: a CPU's copy waits for the chunk, and the one before has to be timed first.
-            due = self._checkpoint_due(dispatched + length) or self._evaluation_due(dispatched + length)
-            copy = program.copy(state) if due else None
+            copy = program.copy(state) if self._copy_due(dispatched + length) else None
             pending = _Chunk(dispatched, length, metrics, started, copy)
             dispatched += length
             if self._seconds_per_iteration is None or self._evaluation_due(dispatched):
@@ -235,8 +234,7 @@ class Session:
         """Run one iteration, and dump the first that met anything that is not finite."""
         started = time.monotonic()
         state, metrics, trajectory = program.run_one(before)
-        due = self._checkpoint_due(dispatched + 1) or self._evaluation_due(dispatched + 1)
-        copy = state if due else None
+        copy = state if self._copy_due(dispatched + 1) else None
         rows = self._complete(program, _Chunk(dispatched, 1, metrics, started, copy))
         if not self._dumped:
             self._dump_if_seen(program, rows, before, state, trajectory)
@@ -280,6 +278,9 @@ class Session:
 
     def _checkpoint_due(self, iteration: int) -> bool:
         return iteration % self._config.record.checkpoint_every == 0 or iteration == self._total
+
+    def _copy_due(self, iteration: int) -> bool:
+        return self._checkpoint_due(iteration) or self._evaluation_due(iteration)
 
     def _evaluation_due(self, iteration: int) -> bool:
         every = self._config.record.eval_every
