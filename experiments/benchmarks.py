@@ -19,7 +19,7 @@ from typing import Any
 
 import tyro
 
-from trpo_brax.training.devices import usable_cores
+from trpo_brax.host.devices import usable_cores
 
 RESULTS = Path(__file__).parent / "results" / "benchmarks"
 

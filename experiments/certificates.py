@@ -23,13 +23,13 @@ from typing import Any
 import tyro
 
 import trpo_brax as tb
+from trpo_brax.certification.certificate import STATEMENTS
+from trpo_brax.certification.certifier import certify
+from trpo_brax.certification.settings import Certification, Listener
 from trpo_brax.deployment import export, verify
-from trpo_brax.evaluation.certificate import STATEMENTS
-from trpo_brax.evaluation.page import png_of
-from trpo_brax.evaluation.perturbation_plots import perturbation_figure
-from trpo_brax.training.certification import Certification, Listener
-from trpo_brax.training.certifier import certify
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
+from trpo_brax.views.page import png_of
+from trpo_brax.views.perturbation_plots import perturbation_figure
 
 RESULTS = Path(__file__).parent / "results" / "certificates"
 _OBSERVED = ("return_mean", "return_quantile_05", "return_cvar_05", "return_min", "failure_rate")

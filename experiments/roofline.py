@@ -45,10 +45,10 @@ from trpo_brax.benchmark.update import TimedUpdate
 from trpo_brax.config import Config, override
 from trpo_brax.environments import Task, VectorizedEnvironment, brax_task
 from trpo_brax.environments.vectorized import POOL_SIZE
+from trpo_brax.learner.program import policy_specification
+from trpo_brax.learner.state import critic_optimizer
 from trpo_brax.policy import DiagonalGaussian, Networks, ObservationStatistics
 from trpo_brax.presets import preset
-from trpo_brax.training.program import policy_specification
-from trpo_brax.training.state import critic_optimizer
 
 RESULTS = Path(__file__).parent / "results" / "roofline.csv"
 PHYSICS, ACTING, LEARNING = "physics", "acting", "learning"

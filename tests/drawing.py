@@ -12,7 +12,7 @@ import pytest
 
 from trpo_brax.environments import Task
 from trpo_brax.evaluation import Episodes, Recording
-from trpo_brax.evaluation.opengl import RenderingError, choose_platform
+from trpo_brax.views.opengl import RenderingError, choose_platform
 
 PERIOD = 0.02
 POLE = 0.6

@@ -13,10 +13,11 @@ import numpy as np
 from tests.tiny_environments import History, TinyEnvironment
 from trpo_brax.config import Config, override
 from trpo_brax.environments import own_task
-from trpo_brax.training import Run, train
-from trpo_brax.training.console import Console
-from trpo_brax.training.program import Program
-from trpo_brax.training.state import TrainState
+from trpo_brax.host.console import Console
+from trpo_brax.learner.program import Program
+from trpo_brax.learner.state import TrainState
+from trpo_brax.runs.run import Run
+from trpo_brax.training.loop import train
 
 HISTORY = "tests.tiny_environments:History"
 

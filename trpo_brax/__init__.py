@@ -11,8 +11,11 @@ from trpo_brax.errors import UserError
 from trpo_brax.presets import preset
 
 if TYPE_CHECKING:
-    from trpo_brax.training import Run, certify, evaluate, train
-    from trpo_brax.training.certification import Certification
+    from trpo_brax.certification.certifier import certify
+    from trpo_brax.certification.settings import Certification
+    from trpo_brax.runs.evaluator import evaluate
+    from trpo_brax.runs.run import Run
+    from trpo_brax.training.loop import train
 
 # XLA prints pages of machine features when it loads a cached program; it reads this before it is first imported.
 _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -20,10 +23,17 @@ _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 __all__ = ["Certification", "Config", "Run", "UserError", "certify", "evaluate", "override", "preset", "train"]
 
 
+_MODULES = {
+    "Certification": "certification.settings",
+    "Run": "runs.run",
+    "certify": "certification.certifier",
+    "evaluate": "runs.evaluator",
+    "train": "training.loop",
+}
+
+
 def __getattr__(name: str) -> Any:
     # JAX and Brax take seconds to import: they wait until something needs them.
-    if name == "Certification":
-        return _import_module("trpo_brax.training.certification").Certification
-    if name in ("Run", "certify", "evaluate", "train"):
-        return getattr(_import_module("trpo_brax.training"), name)
+    if name in _MODULES:
+        return getattr(_import_module(f"trpo_brax.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'trpo_brax' has no attribute {name!r}")

@@ -36,7 +36,7 @@ import tyro
 from experiments.peers.picture import draw
 from experiments.peers.settings import PPO, VARIANTS, VariantName
 from experiments.peers.tables import Result, quoted, write_setup, write_tables
-from trpo_brax.training.devices import usable_cores
+from trpo_brax.host.devices import usable_cores
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers"
 

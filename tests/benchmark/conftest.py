@@ -7,7 +7,7 @@ import pytest
 
 from tests.algorithm.conftest import float64
 from tests.tiny_environments import PointMass
-from tests.training.conftest import tiny_config
+from tests.tiny_programs import tiny_config
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.environments import own_task
 

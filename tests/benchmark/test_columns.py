@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_environments import History, PointMass
-from tests.training.conftest import tiny_config
+from tests.tiny_programs import tiny_config
 from trpo_brax.benchmark.columns import Columns, _Training, measure_columns, physics
 from trpo_brax.benchmark.timing import Samples
 from trpo_brax.benchmark.workbench import Workbench

@@ -12,15 +12,15 @@ import pytest
 
 from tests.contract import BENCH_KEYS
 from tests.tiny_environments import PointMass
-from tests.training.conftest import tiny_config
+from tests.tiny_programs import tiny_config
 from trpo_brax.benchmark import BenchmarkReport, BenchOptions, bench, run_bench
 from trpo_brax.benchmark.parts import PARTS
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.config import Config
+from trpo_brax.environments.making import make_task
 from trpo_brax.environments.quiet import quiet
 from trpo_brax.errors import ConfigError
-from trpo_brax.training.console import Console
-from trpo_brax.training.loop import make_task
+from trpo_brax.host.console import Console
 
 with quiet():
     from brax.envs import State

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from tests.tiny_environments import PointMass
-from tests.training.conftest import tiny_config
+from tests.tiny_programs import tiny_config
 from trpo_brax.benchmark.memory import Memory, available_bytes, largest_num_envs, measure_memory
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.environments import own_task

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.conftest import tiny_config
+from tests.tiny_programs import tiny_config
 from trpo_brax.benchmark import start
 from trpo_brax.cli.train import _parse_training
 from trpo_brax.config import Config, override

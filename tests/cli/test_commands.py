@@ -24,9 +24,9 @@ from tests.tiny_runs import HISTORY, TINY, another, arbitrary_state, contents, t
 from trpo_brax import config as config_module
 from trpo_brax.cli import _COMMANDS, main
 from trpo_brax.config import Config, override, to_dict, walk
-from trpo_brax.training import Run
-from trpo_brax.training.folder import RunFolder
-from trpo_brax.training.saving import CheckpointSaver
+from trpo_brax.runs.folder import RunFolder
+from trpo_brax.runs.run import Run
+from trpo_brax.runs.saving import CheckpointSaver
 
 BACKENDS = {
     "ant": 4,
@@ -69,7 +69,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         pytest.fail("training began")
 
-    monkeypatch.setattr("trpo_brax.training.program.Program.__init__", refuse)
+    monkeypatch.setattr("trpo_brax.learner.program.Program.__init__", refuse)
 
 
 def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -337,7 +337,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"config": config, **options})
         return Stub()
 
-    monkeypatch.setattr("trpo_brax.training.train", train)
+    monkeypatch.setattr("trpo_brax.training.loop.train", train)
     return calls
 
 
@@ -410,9 +410,9 @@ class TestTrainArguments:
     def test_the_exit_status_tells_of_a_signal(
         self, signal: int | None, status: int, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import trpo_brax.training
+        from trpo_brax.training import loop
 
-        stub = trpo_brax.training.train(Config())
+        stub = loop.train(Config())
         monkeypatch.setattr(type(stub), "summary", {"signal": signal})
         assert main(["train"]) == status
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.diagnosis.test_difference import write
 from tests.diagnosis.test_findings import FLAT, from_, rows
+from tests.forensics.test_difference import write
 from tests.tiny_runs import TINY, contents
 from trpo_brax.cli.diagnose import diagnose
 from trpo_brax.config import override

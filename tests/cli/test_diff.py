@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.diagnosis.test_difference import ORIGIN, row, write
+from tests.forensics.test_difference import ORIGIN, row, write
 from tests.tiny_runs import TINY, contents
 from trpo_brax.cli import main
 from trpo_brax.config import override

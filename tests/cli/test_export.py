@@ -19,7 +19,7 @@ from tests.tiny_environments import History
 from tests.tiny_runs import HISTORY, contents
 from trpo_brax.cli.export import export
 from trpo_brax.errors import UserError
-from trpo_brax.training import Run
+from trpo_brax.runs.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from tests.tiny_runs import TINY, train_tiny
 from trpo_brax.cli import main
 from trpo_brax.config import override
-from trpo_brax.training import Run
+from trpo_brax.runs.run import Run
 
 
 @pytest.fixture(scope="module")

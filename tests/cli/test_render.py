@@ -19,8 +19,8 @@ from trpo_brax.cli.render import render
 from trpo_brax.config import override
 from trpo_brax.environments.quiet import quiet
 from trpo_brax.errors import UserError
-from trpo_brax.training import Run
-from trpo_brax.training.evaluator import Evaluator
+from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.run import Run
 
 with quiet():
     from brax.base import Transform

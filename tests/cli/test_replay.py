@@ -13,9 +13,9 @@ from brax.envs import State
 
 import trpo_brax as tb
 from tests.tiny_environments import ZERO, TinyEnvironment
-from tests.training.conftest import tiny_config
+from tests.tiny_programs import tiny_config
 from trpo_brax.cli import main
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 NAME = "tests.cli.test_replay:Leaking"
 

@@ -19,7 +19,7 @@ from trpo_brax.deployment.artifact import sha256
 from trpo_brax.deployment.findings import ClosedLoop, OpenLoop
 from trpo_brax.errors import UserError
 from trpo_brax.evaluation import Episodes
-from trpo_brax.training import Run
+from trpo_brax.runs.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from trpo_brax.presets import preset
-from trpo_brax.training.folder import default_run_dir
+from trpo_brax.runs.folder import default_run_dir
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = {

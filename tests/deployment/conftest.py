@@ -19,8 +19,8 @@ from trpo_brax.config import override
 from trpo_brax.deployment import Artifact, export
 from trpo_brax.deployment.artifact import sha256
 from trpo_brax.policy import Policy
-from trpo_brax.training import Run
-from trpo_brax.training.evaluator import Evaluator
+from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.run import Run
 
 _TRAINED: list[Run] = []
 _EXPORTED: list[Artifact] = []

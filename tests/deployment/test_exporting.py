@@ -20,7 +20,7 @@ from trpo_brax.deployment import Artifact, ArtifactError, export, exporting
 from trpo_brax.deployment.formats import actor
 from trpo_brax.errors import CheckpointError, RunFolderError, TaskError
 from trpo_brax.policy import Policy
-from trpo_brax.training import Run
+from trpo_brax.runs.run import Run
 
 
 @pytest.fixture

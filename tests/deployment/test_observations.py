@@ -12,9 +12,9 @@ from trpo_brax.deployment.description import ArtifactError
 from trpo_brax.deployment.formats import policy_act
 from trpo_brax.deployment.observations import action_range, clip_limits, corner_observations, visited_observations
 from trpo_brax.policy import ActionBounds, Policy
-from trpo_brax.training import Run
-from trpo_brax.training.evaluator import Evaluator
-from trpo_brax.training.streams import Stream, stream_key
+from trpo_brax.randomness import Stream, stream_key
+from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.run import Run
 
 
 def test_visited_ones_are_those_of_the_policys_episodes(run: Run, policy: Policy) -> None:

@@ -25,9 +25,9 @@ from trpo_brax.deployment.verification import compare_actions, compare_episodes
 from trpo_brax.errors import CheckpointError, ConfigError, UserError
 from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes
 from trpo_brax.policy import ObservationStatistics, Policy
-from trpo_brax.training import Run
-from trpo_brax.training.evaluator import Evaluator
-from trpo_brax.training.streams import Stream
+from trpo_brax.randomness import Stream
+from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.run import Run
 
 EPISODES = 400
 """As few as leave no doubt of a failure rate within 0.01."""

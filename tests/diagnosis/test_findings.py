@@ -19,9 +19,9 @@ from tests.tiny_environments import ZERO, PointMass, TinyEnvironment, unit
 from tests.tiny_runs import TINY
 from trpo_brax.config import override
 from trpo_brax.diagnosis.findings import Finding, by_seed, diagnose
+from trpo_brax.host.console import Console
 from trpo_brax.presets import preset
-from trpo_brax.training import train
-from trpo_brax.training.console import Console
+from trpo_brax.training.loop import train
 
 LEARNING = Path(__file__).parents[2] / "experiments" / "results" / "learning"
 SHORT = {

@@ -19,8 +19,8 @@ from jax.experimental import io_callback
 
 from trpo_brax.config import override
 from trpo_brax.environments import brax_task
+from trpo_brax.learner.program import Program
 from trpo_brax.presets import preset
-from trpo_brax.training.program import Program
 
 NUM_ENVS = 4096
 CUSOLVER = frozenset({"cusolver_geqrf_ffi", "cusolver_orgqr_ffi"})

@@ -1,9 +1,9 @@
 """Determinism by level, as far as a CPU can tell: D0 to D2 to the last bit, D3 to rounding.
 
-D0: one executable, run twice; from the beginning in tests/training/test_program.py, from under way here.
+D0: one executable, run twice; from the beginning in tests/learner/test_program.py, from under way here.
 D1: a new process, which compiles or loads the executable for itself.
 D2: resuming is never having stopped; in one process in tests/training/test_loop.py, over new processes here.
-D3: another number of devices; whole states after six iterations in tests/training/test_program.py and, resumed, in
+D3: another number of devices; whole states after six iterations in tests/learner/test_program.py and, resumed, in
 test_loop.py and test_processes.py; here the first iteration, quantity by quantity.
 """
 
@@ -21,12 +21,12 @@ import jax
 import pytest
 
 import trpo_brax as tb
+from tests.tiny_programs import assert_bit_identical
 from tests.tiny_runs import TINY, tiny_program, train_tiny
-from tests.training.conftest import assert_bit_identical
 from tests.training.test_loop import last_state
 from trpo_brax.cli import main
 from trpo_brax.config import override
-from trpo_brax.diagnosis.difference import compare
+from trpo_brax.forensics.difference import compare
 
 OPTIONS = shlex.split(
     "--environment tests.tiny_environments:PointMass --num-envs 8 --unroll-length 10 --episode-length 7 "

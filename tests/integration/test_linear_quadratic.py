@@ -9,10 +9,10 @@ import pytest
 from scipy.linalg import solve_discrete_are
 
 from tests.tiny_environments import PointMass
-from tests.training.conftest import tiny_config
+from tests.tiny_programs import tiny_config
 from trpo_brax.environments import VectorizedEnvironment, own_task
-from trpo_brax.training.program import Program
-from trpo_brax.training.state import initial_state
+from trpo_brax.learner.program import Program
+from trpo_brax.learner.state import initial_state
 
 DISCOUNT = 0.95
 A = np.array([[1.0, 0.1], [0.0, 0.9]])

@@ -17,11 +17,11 @@ from tests.tiny_environments import (
     RewardByObservation,
     TinyEnvironment,
 )
-from tests.training.conftest import tiny_config
+from tests.tiny_programs import tiny_config
 from trpo_brax.environments import own_task
+from trpo_brax.learner.program import Program
+from trpo_brax.learner.state import TrainState
 from trpo_brax.policy import Policy
-from trpo_brax.training.program import Program
-from trpo_brax.training.state import TrainState
 
 SETTINGS: dict[str, Any] = {
     "num_envs": 32,

@@ -18,7 +18,7 @@ import pytest
 
 import trpo_brax as tb
 from trpo_brax.cli import main
-from trpo_brax.training.folder import RunFolder
+from trpo_brax.runs.folder import RunFolder
 
 OPTIONS = shlex.split(
     "--environment tests.tiny_environments:PointMass --num-envs 8 --unroll-length 10 --episode-length 7 "

@@ -21,10 +21,10 @@ import pytest
 
 import trpo_brax as tb
 from tests.tiny_environments import PointMass
-from tests.training.conftest import assert_bit_identical
+from tests.tiny_programs import assert_bit_identical
 from trpo_brax.environments import own_task
-from trpo_brax.training.checkpoints import Checkpoints
-from trpo_brax.training.program import Program
+from trpo_brax.learner.program import Program
+from trpo_brax.runs.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = shlex.split(

@@ -16,12 +16,12 @@ import pytest
 
 import trpo_brax as tb
 from tests.tiny_environments import Fault, Faulty, PointMass
-from tests.training.conftest import assert_bit_identical, tiny_config
+from tests.tiny_programs import assert_bit_identical, tiny_config
+from trpo_brax.environments.making import make_task
 from trpo_brax.errors import RunFolderError
-from trpo_brax.training.checkpoints import Checkpoints
-from trpo_brax.training.console import Console
-from trpo_brax.training.loop import make_task
-from trpo_brax.training.program import Program
+from trpo_brax.host.console import Console
+from trpo_brax.learner.program import Program
+from trpo_brax.runs.checkpoints import Checkpoints
 
 CLOCK = ("wall_time_s", "steps_per_second")
 

@@ -15,9 +15,10 @@ from tests.tiny_runs import TINY, train_tiny
 from trpo_brax.config import Config, override
 from trpo_brax.environments import own_task
 from trpo_brax.evaluation import EpisodeRunner, policy_actor
-from trpo_brax.training import Run, train
-from trpo_brax.training.console import Console
-from trpo_brax.training.streams import Stream, stream_key
+from trpo_brax.host.console import Console
+from trpo_brax.randomness import Stream, stream_key
+from trpo_brax.runs.run import Run
+from trpo_brax.training.loop import train
 
 EVALUATED = override(TINY, eval_every=1, eval_episodes=6, checkpoints_to_keep=5)
 FIGURES = ("return_mean", "return_std", "return_min", "return_cvar_05", "length_mean", "failure_rate")

@@ -15,15 +15,15 @@ import pytest
 
 import trpo_brax as tb
 from tests.tiny_environments import PointMass
-from tests.training.conftest import assert_bit_identical, leaves, tiny_config
+from tests.tiny_programs import assert_bit_identical, leaves, tiny_config
 from trpo_brax.cli import main
 from trpo_brax.environments import Task
 from trpo_brax.errors import ConfigError
-from trpo_brax.training.checkpoints import Checkpoints
-from trpo_brax.training.console import Console
-from trpo_brax.training.folder import RunFolder
-from trpo_brax.training.program import Program
-from trpo_brax.training.saving import CheckpointSaver
+from trpo_brax.host.console import Console
+from trpo_brax.learner.program import Program
+from trpo_brax.runs.checkpoints import Checkpoints
+from trpo_brax.runs.folder import RunFolder
+from trpo_brax.runs.saving import CheckpointSaver
 
 SEEDS = (5, 6, 7)
 CONFIG = tiny_config(seed=5, num_seeds=3, final_evaluation_episodes=6)

@@ -11,10 +11,10 @@ from trpo_brax.benchmark.memory import measure_memory
 from trpo_brax.benchmark.options import BenchOptions
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.config import Config, override
-from trpo_brax.evaluation.plots import BLUE, COLOURS, ORANGE
-from trpo_brax.training.console import Console
-from trpo_brax.training.devices import select
-from trpo_brax.training.loop import make_task
+from trpo_brax.environments.making import make_task
+from trpo_brax.host.console import Console
+from trpo_brax.host.devices import select
+from trpo_brax.views.plots import BLUE, COLOURS, ORANGE
 
 _GREEN = COLOURS[2]
 

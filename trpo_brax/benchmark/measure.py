@@ -17,10 +17,10 @@ from trpo_brax.benchmark.report import BenchmarkReport, build_report
 from trpo_brax.benchmark.start import first_iteration_seconds
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.config import Config
+from trpo_brax.environments.making import make_task
 from trpo_brax.errors import ConfigError
-from trpo_brax.training import devices as device_choice
-from trpo_brax.training.console import Console
-from trpo_brax.training.loop import make_task
+from trpo_brax.host import devices as device_choice
+from trpo_brax.host.console import Console
 
 
 def run_bench(config: Config, options: BenchOptions, console: Console) -> BenchmarkReport:

@@ -14,7 +14,7 @@ import jax
 
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.environments.vectorized import POOL_SIZE
-from trpo_brax.training.rollout import Trajectory
+from trpo_brax.learner.rollout import Trajectory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from trpo_brax.config import Config, override
 from trpo_brax.environments import EnvironmentState, Task
-from trpo_brax.training.iteration import Iteration
-from trpo_brax.training.program import Program
-from trpo_brax.training.rollout import Trajectory
-from trpo_brax.training.state import TrainState
+from trpo_brax.learner.iteration import Iteration
+from trpo_brax.learner.program import Program
+from trpo_brax.learner.rollout import Trajectory
+from trpo_brax.learner.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)

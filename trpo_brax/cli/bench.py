@@ -9,7 +9,7 @@ from trpo_brax.benchmark.options import BenchOptions
 from trpo_brax.cli.configuration import configuration, parse_first, preset_of, with_defaults
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Config
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 
 @dataclass(frozen=True)

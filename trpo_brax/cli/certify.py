@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +13,12 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
+from trpo_brax.certification.settings import Certification, Listener
 from trpo_brax.cli.opening import open_run
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Platform
 from trpo_brax.errors import UserError
-from trpo_brax.training.certification import Certification, Listener
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,23 @@ def certify(words: list[str]) -> int:
 def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
     console = Console(sys.stderr)
     opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.statements.episodes, console)
-    from trpo_brax.training.certifier import certify as certify_run
+    from trpo_brax.certification.certifier import certify as certify_run
+    from trpo_brax.runs.files import write_text
+    from trpo_brax.views.certificate_page import certificate_page
 
     output = opened.run.path if arguments.output is None else Path(arguments.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output {output} cannot be made: {error.strerror}.") from error
+    page = output / "certificate.html"
+
+    def write_page(written: Mapping[str, Any]) -> None:
+        try:
+            write_text(page, certificate_page(written))
+        except OSError as error:
+            raise UserError(f"{page} cannot be written: {error.strerror}.") from error
+
     certificate = certify_run(
         opened.run,
         arguments.statements,
@@ -78,6 +89,6 @@ def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
         policy_seed=arguments.policy_seed,
         environment=opened.environment,
         output=output,
-        listener=Listener(counting=console.counting, note=console.note),
+        listener=Listener(counting=console.counting, note=console.note, written=write_page),
     )
-    return certificate, output / "certificate.html"
+    return certificate, page

@@ -30,7 +30,8 @@ def diagnose(words: list[str]) -> int:
     arguments = parse(DiagnoseArguments, words, "diagnose")
     from trpo_brax.diagnosis.findings import by_seed
     from trpo_brax.diagnosis.findings import diagnose as find
-    from trpo_brax.training.folder import RunFolder
+    from trpo_brax.runs.folder import RunFolder
+    from trpo_brax.runs.records import read_metrics
 
     folder = RunFolder(arguments.run)
     config = folder.read_config()
@@ -38,7 +39,7 @@ def diagnose(words: list[str]) -> int:
     if seed is not None and seed not in seeds:
         span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
         raise ConfigError(f"policy_seed must be one of the seeds of {folder.path}, {span}, not {seed}.")
-    records = by_seed(folder.read_metrics(), config)
+    records = by_seed(read_metrics(folder.metrics_file), config)
     if seed is not None:
         records = {seed: records[seed]}
     found = {one: find(rows, config) for one, rows in records.items()}

@@ -28,8 +28,8 @@ def diff(words: list[str]) -> int:
     arguments = parse(DiffArguments, words, "diff")
     if len(arguments.runs) != 2:
         raise ConfigError(f"diff needs two RUNs, not {len(arguments.runs)}; see trpo-brax diff --help.")
-    from trpo_brax.diagnosis.difference import compare
-    from trpo_brax.training.folder import RunFolder
+    from trpo_brax.forensics.difference import compare
+    from trpo_brax.runs.folder import RunFolder
 
     difference = compare(*(RunFolder(path) for path in arguments.runs))
     if arguments.json:

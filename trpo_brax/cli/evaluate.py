@@ -17,7 +17,7 @@ from trpo_brax.cli.opening import open_run
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Platform
 from trpo_brax.errors import UserError
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 if TYPE_CHECKING:
     from trpo_brax.evaluation import Episodes, Failure
@@ -68,7 +68,7 @@ def evaluate(words: list[str]) -> int:
 def _report(arguments: EvaluateArguments) -> dict[str, Any]:
     console = Console(sys.stderr)
     from trpo_brax.evaluation import Failure, Watcher, summarize
-    from trpo_brax.training.evaluator import Evaluator, check_episodes
+    from trpo_brax.runs.evaluator import Evaluator, check_episodes
 
     # What cannot work is said before anything slow is begun.
     check_episodes(arguments.episodes, arguments.seed)
@@ -101,7 +101,7 @@ def write_episodes(file: Path, episodes: Episodes, failure: Failure, seed: int) 
     """
     import numpy as np
 
-    from trpo_brax.training.files import write_bytes
+    from trpo_brax.runs.files import write_bytes
 
     buffer = io.BytesIO()
     facts: dict[str, Any] = {"failed": failure(episodes), "failure": np.array(str(failure)), "seed": np.array(seed)}

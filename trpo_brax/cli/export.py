@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from trpo_brax.cli.opening import open_run
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Platform
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 if TYPE_CHECKING:
     from trpo_brax.deployment import Artifact

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trpo_brax.config import Platform, RuntimeConfig
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 if TYPE_CHECKING:
     from brax.envs import Env
 
-    from trpo_brax.training import Run
+    from trpo_brax.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def open_run(path: str, environment: str | None, platform: Platform, parallel: i
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from trpo_brax.environments import load_environment
-    from trpo_brax.training import Run
-    from trpo_brax.training.devices import configure, usable_cores
+    from trpo_brax.host.devices import configure, usable_cores
+    from trpo_brax.runs.run import Run
 
     run = Run.load(path)
     for note in configure(RuntimeConfig(platform=platform), max(1, min(parallel, usable_cores()))):

@@ -38,13 +38,14 @@ def plot(words: list[str]) -> int:
     arguments = parse(PlotArguments, words, "plot")
     if not arguments.runs:
         raise ConfigError("plot needs at least one RUN; see trpo-brax plot --help.")
-    from trpo_brax.evaluation.curves import RecordedRun, group_runs
-    from trpo_brax.evaluation.plots import plot_groups, save_figure
-    from trpo_brax.evaluation.training_plots import training_figure
-    from trpo_brax.training.folder import RunFolder
+    from trpo_brax.runs.folder import RunFolder
+    from trpo_brax.runs.records import read_metrics
+    from trpo_brax.views.curves import RecordedRun, group_runs
+    from trpo_brax.views.plots import plot_groups, save_figure
+    from trpo_brax.views.training_plots import training_figure
 
     folders = [RunFolder(path) for path in arguments.runs]
-    runs = [RecordedRun(str(one.path), one.read_config(), one.read_metrics()) for one in folders]
+    runs = [RecordedRun(str(one.path), one.read_config(), read_metrics(one.metrics_file)) for one in folders]
     output = Path(arguments.output)
     table = None if arguments.table is None else Path(arguments.table)
     for one in runs:

@@ -15,7 +15,7 @@ from trpo_brax.cli.opening import open_run
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Platform
 from trpo_brax.errors import UserError
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def render(words: list[str]) -> int:
 def _videos(arguments: RenderArguments) -> list[str]:
     console = Console(sys.stderr)
     from trpo_brax.evaluation import Watcher
-    from trpo_brax.evaluation.camera import model_camera
-    from trpo_brax.evaluation.opengl import choose_platform
-    from trpo_brax.evaluation.rendering import drawable_model
-    from trpo_brax.evaluation.video import VideoOptions, choose_episodes, cut, ending, make_folder
-    from trpo_brax.training.evaluator import Evaluator, check_episodes
+    from trpo_brax.runs.evaluator import Evaluator, check_episodes
+    from trpo_brax.views.camera import model_camera
+    from trpo_brax.views.opengl import choose_platform
+    from trpo_brax.views.rendering import drawable_model
+    from trpo_brax.views.video import VideoOptions, choose_episodes, cut, ending, make_folder
 
     # What cannot work is said before anything slow is begun; MuJoCo itself cannot be imported with some MUJOCO_GL.
     check_episodes(arguments.episodes, arguments.seed)

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Platform
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ def replay(words: list[str]) -> int:
     arguments = parse(ReplayArguments, words, "replay")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from trpo_brax.config import RuntimeConfig
-    from trpo_brax.diagnosis.replay import replay as replay_iteration
     from trpo_brax.environments import load_environment
-    from trpo_brax.training import Run
-    from trpo_brax.training.devices import configure, select
-    from trpo_brax.training.dumps import Dump
-    from trpo_brax.training.program import Program
+    from trpo_brax.forensics.replay import replay as replay_iteration
+    from trpo_brax.host.devices import configure, select
+    from trpo_brax.learner.program import Program
+    from trpo_brax.runs.dumps import Dump
+    from trpo_brax.runs.run import Run
 
     console = Console(sys.stderr)
     dump = Dump.load(Path(arguments.dump))

@@ -26,8 +26,8 @@ class ReportArguments:
 def report(words: list[str]) -> int:
     """Run `trpo-brax report` and return its exit status."""
     arguments = parse(ReportArguments, words, "report")
-    from trpo_brax.training.files import write_text
-    from trpo_brax.training.report import report_page
+    from trpo_brax.runs.files import write_text
+    from trpo_brax.views.report import report_page
 
     output = Path(arguments.run) / "report.html" if arguments.output is None else Path(arguments.output)
     page = report_page(arguments.run)

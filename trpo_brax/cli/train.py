@@ -8,7 +8,7 @@ from trpo_brax.cli.configuration import configuration, parse_first, preset_of, w
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Config
 from trpo_brax.errors import RunFolderError
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def train(words: list[str]) -> int:
     arguments = _parse_training(words)
     console = Console()
     with console.stage("Loading JAX and Brax"):
-        from trpo_brax.training import train as train_run
+        from trpo_brax.training.loop import train as train_run
 
         _import_brax()
     run = train_run(configuration(arguments), run_dir=arguments.run_dir, resume=arguments.resume, console=console)
@@ -48,7 +48,7 @@ def _parse_training(words: list[str]) -> TrainArguments:
         return parse(TrainArguments, words, "train", default=with_defaults(TrainArguments, preset_of(first)))
     if first.run_dir is None:
         raise RunFolderError("--resume continues the run in --run-dir, which was not given.")
-    from trpo_brax.training.folder import RunFolder
+    from trpo_brax.runs.folder import RunFolder
 
     saved = RunFolder(first.run_dir).read_config()
     if saved.environment is not None and first.environment is None:

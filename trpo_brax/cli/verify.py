@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import Positional
 
+from trpo_brax.certification.settings import Listener
 from trpo_brax.cli.opening import open_run
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Platform
-from trpo_brax.training.certification import Listener
-from trpo_brax.training.console import Console
+from trpo_brax.host.console import Console
 
 if TYPE_CHECKING:
     from trpo_brax.deployment import Verification

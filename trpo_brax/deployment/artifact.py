@@ -17,7 +17,7 @@ from typing import Any
 
 from trpo_brax.deployment.description import MODELS, ArtifactError, Description, Format
 from trpo_brax.errors import RunFolderError
-from trpo_brax.training.files import open_plain, read_json
+from trpo_brax.runs.files import open_plain, read_json
 
 DESCRIPTION = "policy.json"
 STANDALONE = "verify.py"

@@ -15,11 +15,11 @@ from trpo_brax.deployment.names import action_names, observation_names
 from trpo_brax.deployment.observations import action_range, clip_limits, corner_observations, visited_observations
 from trpo_brax.environments import Task
 from trpo_brax.policy import Policy
-from trpo_brax.training.certification import CERTIFICATE, is_finished
-from trpo_brax.training.certification import read_certificate as read
-from trpo_brax.training.evaluator import Evaluator
-from trpo_brax.training.provenance import package_version
-from trpo_brax.training.run import Run
+from trpo_brax.runs.certificates import CERTIFICATE, is_finished
+from trpo_brax.runs.certificates import read_certificate as read
+from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.provenance import package_version
+from trpo_brax.runs.run import Run
 
 if TYPE_CHECKING:
     from brax.envs import Env

@@ -9,8 +9,8 @@ import numpy as np
 from trpo_brax.deployment.description import ArtifactError
 from trpo_brax.evaluation import EvaluationStopped, Watcher
 from trpo_brax.policy import Policy
-from trpo_brax.training.evaluator import Evaluator
-from trpo_brax.training.streams import Stream
+from trpo_brax.randomness import Stream
+from trpo_brax.runs.evaluator import Evaluator
 
 _MOST_BATCHES = 1000
 _MOST_AT_ONCE = 128

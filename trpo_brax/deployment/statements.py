@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trpo_brax.certification.certificate import STATEMENTS, Declaration, ReturnRange, certify_episodes
 from trpo_brax.deployment.description import ArtifactError
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import Episodes, Failure
-from trpo_brax.evaluation.certificate import STATEMENTS, Declaration, ReturnRange, certify_episodes
-from trpo_brax.training.certification import is_finished
+from trpo_brax.runs.certificates import is_finished
 
 _ALWAYS = " or non-finite"
 """What a failure says of itself at the end, and need not be told."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trpo_brax.certification.settings import Listener
 from trpo_brax.deployment.artifact import Artifact, sha256
 from trpo_brax.deployment.comparison import (
     cvar_difference,
@@ -27,10 +28,9 @@ from trpo_brax.deployment.statements import Certified, StatementCheck
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes, Failure, Watcher
 from trpo_brax.policy import Policy
-from trpo_brax.training.certification import Listener
-from trpo_brax.training.evaluator import MOST_EPISODES, Evaluator, check_episodes
-from trpo_brax.training.run import Run
-from trpo_brax.training.streams import Stream
+from trpo_brax.randomness import Stream
+from trpo_brax.runs.evaluator import MOST_EPISODES, Evaluator, check_episodes
+from trpo_brax.runs.run import Run
 
 if TYPE_CHECKING:
     from brax.envs import Env

@@ -1,1 +1,1 @@
-"""What went wrong, and when: runs compared, failures replayed, numbers explained."""
+"""What a run's records say about it."""

@@ -1,5 +1,6 @@
 """The world: Brax tasks and a user's own environments, vectorised."""
 
+from trpo_brax.environments.making import make_task
 from trpo_brax.environments.tasks import (
     TASKS,
     Task,
@@ -20,6 +21,7 @@ __all__ = [
     "brax_task",
     "environment_name",
     "load_environment",
+    "make_task",
     "own_task",
     "return_bounds",
 ]

@@ -1,6 +1,5 @@
-"""What is known about a policy: episodes, statistics, pictures."""
+"""What is known about a policy: episodes, failures, statistics."""
 
-from trpo_brax.evaluation.curves import RecordedRun, group_runs
 from trpo_brax.evaluation.episodes import (
     EpisodeRunner,
     Episodes,
@@ -11,7 +10,6 @@ from trpo_brax.evaluation.episodes import (
     policy_actor,
 )
 from trpo_brax.evaluation.failure import DEFAULT_FAILURE, Failure
-from trpo_brax.evaluation.plots import learning_curve, plot_groups
 from trpo_brax.evaluation.statistics import EvaluationReport, summarize
 
 __all__ = [
@@ -21,13 +19,9 @@ __all__ = [
     "EvaluationReport",
     "EvaluationStopped",
     "Failure",
-    "RecordedRun",
     "Recording",
     "Watcher",
     "batch_size",
-    "group_runs",
-    "learning_curve",
-    "plot_groups",
     "policy_actor",
     "summarize",
 ]

@@ -15,19 +15,19 @@ from trpo_brax.evaluation import (
     EvaluationReport,
     EvaluationStopped,
     Watcher,
-    learning_curve,
     summarize,
 )
-from trpo_brax.evaluation.training_plots import training_panels
-from trpo_brax.training import processes
-from trpo_brax.training.console import Console
-from trpo_brax.training.evaluator import Evaluator
-from trpo_brax.training.files import write_json
-from trpo_brax.training.folder import RunFolder
-from trpo_brax.training.run import Run
-from trpo_brax.training.saving import reason
-from trpo_brax.training.stopping import StopRequest
-from trpo_brax.training.summary import last_episodes
+from trpo_brax.host import processes
+from trpo_brax.host.console import Console
+from trpo_brax.host.stopping import StopRequest
+from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.files import write_json
+from trpo_brax.runs.folder import RunFolder
+from trpo_brax.runs.run import Run
+from trpo_brax.runs.saving import reason
+from trpo_brax.runs.summary import last_episodes
+from trpo_brax.views.plots import learning_curve
+from trpo_brax.views.training_plots import training_panels
 
 
 @dataclasses.dataclass(frozen=True)

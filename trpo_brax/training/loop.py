@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 import jax
 
 from trpo_brax.config import Config, override, shaping_differences, to_dict
-from trpo_brax.environments import Task, brax_task, environment_name, load_environment, own_task
-from trpo_brax.errors import RunFolderError, TaskError, TrainingError
-from trpo_brax.training import devices as device_choice
-from trpo_brax.training import processes
+from trpo_brax.environments import environment_name, make_task
+from trpo_brax.errors import RunFolderError, TrainingError
+from trpo_brax.host import devices as device_choice
+from trpo_brax.host import processes
+from trpo_brax.host.console import Console
+from trpo_brax.host.stopping import StopRequest
+from trpo_brax.runs.files import read_json
+from trpo_brax.runs.folder import RunFolder, default_run_dir
+from trpo_brax.runs.run import Run
+from trpo_brax.runs.saving import quiet_storage
 from trpo_brax.training.conclusion import conclude
-from trpo_brax.training.console import Console
-from trpo_brax.training.files import read_json
-from trpo_brax.training.folder import RunFolder, default_run_dir
-from trpo_brax.training.run import Run
-from trpo_brax.training.saving import quiet_storage
 from trpo_brax.training.session import Session
-from trpo_brax.training.stopping import StopRequest
 
 if TYPE_CHECKING:
     from brax.envs import Env
@@ -82,23 +82,6 @@ def train(
     if failure is not None:
         raise TrainingError(f"{failure}.")
     return Run.load(folder.path)
-
-
-def make_task(config: Config, environment: Env | None = None) -> Task:
-    """Return the task that a configuration names, or describe the given environment.
-
-    Raises:
-        TaskError: it does not exist or cannot be used.
-    """
-    if environment is None and config.environment is not None:
-        environment = load_environment(config.environment)
-    if environment is not None:
-        return own_task(environment, config.rollout)
-    if config.rollout.action_low is not None:
-        raise TaskError(
-            f"action_low and action_high are for an environment of your own; task {config.task} has its own."
-        )
-    return brax_task(config.task, config.rollout.backend)
 
 
 def _nothing_to_do(folder: RunFolder, config: Config, resume: bool) -> bool:

@@ -10,10 +10,10 @@ import jax
 from trpo_brax.config import Config
 from trpo_brax.environments import Task
 from trpo_brax.evaluation import EvaluationReport, Watcher, summarize
-from trpo_brax.training.evaluator import episode_runner
-from trpo_brax.training.program import policy_specification
-from trpo_brax.training.state import TrainState
-from trpo_brax.training.streams import Stream, stream_key
+from trpo_brax.learner.program import policy_specification
+from trpo_brax.learner.state import TrainState
+from trpo_brax.randomness import Stream, stream_key
+from trpo_brax.runs.evaluator import episode_runner
 
 _TOLD = ("return_mean", "return_std", "return_min", "return_cvar_05", "length_mean", "failure_rate")
 RANKED_BY = "evaluation_return_mean"

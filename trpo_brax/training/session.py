@@ -15,24 +15,25 @@ from trpo_brax.config import Config, to_dict
 from trpo_brax.environments import Task
 from trpo_brax.errors import ConfigError, RunFolderError, UserError
 from trpo_brax.evaluation import EvaluationStopped
-from trpo_brax.training import faults, processes
-from trpo_brax.training.checkpoints import Checkpoints
+from trpo_brax.host import processes
+from trpo_brax.host.console import Console
+from trpo_brax.host.stopping import StopRequest
+from trpo_brax.learner.metrics import across_seeds, record
+from trpo_brax.learner.program import CHUNK_CAPACITY, Program
+from trpo_brax.learner.rollout import Trajectory
+from trpo_brax.learner.state import TrainState
+from trpo_brax.runs.checkpoints import Checkpoints
+from trpo_brax.runs.dumps import write_dump
+from trpo_brax.runs.files import write_json
+from trpo_brax.runs.folder import RunFolder
+from trpo_brax.runs.provenance import provenance
+from trpo_brax.runs.recorder import Recorder
+from trpo_brax.runs.records import readable_metrics, write_records
+from trpo_brax.runs.saving import FAULTS, CheckpointSaver, reason
+from trpo_brax.runs.summary import last_episodes, mean_return, of_seed, seen, too_many
+from trpo_brax.runs.task_file import write_task
 from trpo_brax.training.conclusion import Stretch
-from trpo_brax.training.console import Console
-from trpo_brax.training.dumps import write_dump
-from trpo_brax.training.files import write_json
-from trpo_brax.training.folder import RunFolder, write_records
-from trpo_brax.training.metrics import across_seeds, record
 from trpo_brax.training.periodic import RANKED_BY, PeriodicEvaluation, absent, evaluation_line
-from trpo_brax.training.program import CHUNK_CAPACITY, Program
-from trpo_brax.training.provenance import provenance
-from trpo_brax.training.recorder import Recorder
-from trpo_brax.training.rollout import Trajectory
-from trpo_brax.training.run import write_task
-from trpo_brax.training.saving import FAULTS, CheckpointSaver, reason
-from trpo_brax.training.state import TrainState
-from trpo_brax.training.stopping import StopRequest
-from trpo_brax.training.summary import last_episodes, mean_return, of_seed
 
 _SECONDS_PER_CHUNK = 1.0
 
@@ -140,7 +141,7 @@ class Session:
 
     def _kept_records(self, iteration: int) -> list[dict[str, Any]]:
         """Return the records up to a checkpoint; what cannot be read of the others is no loss, and of them is told."""
-        records, damaged = self._folder.readable_metrics()
+        records, damaged = readable_metrics(self._folder.metrics_file)
         kept = [row for row in records if row["iteration"] <= iteration]
         last = kept[-1]["iteration"] if kept else 0
         if processes.primary() and (damaged or last < iteration):
@@ -248,20 +249,20 @@ class Session:
         after: TrainState,
         trajectory: Trajectory,
     ) -> None:
-        told = [(row["seed"], seen) for row in rows if (seen := faults.seen(row)) is not None]
+        told = [(row["seed"], found) for row in rows if (found := seen(row)) is not None]
         if not told and not program.sound(after):
             told = [(rows[0]["seed"], "the state after it was not finite")]
         if not told:
             return
-        (seed, seen), iteration = told[0], rows[0]["iteration"]
+        (seed, found), iteration = told[0], rows[0]["iteration"]
         self._dumped = True
         try:
-            path = write_dump(self._folder, before, trajectory, iteration=iteration, seed=seed, seen=seen)
+            path = write_dump(self._folder, before, trajectory, iteration=iteration, seed=seed, seen=found)
         except (*FAULTS, UserError) as error:
-            self._console.warn(f"Iteration {iteration}: {seen}; the dump could not be written: {reason(error)}.")
+            self._console.warn(f"Iteration {iteration}: {found}; the dump could not be written: {reason(error)}.")
         else:
             own = "" if self._config.environment is None else f" --environment {self._config.environment}"
-            self._console.warn(f"Iteration {iteration}: {seen}. To find out where: trpo-brax replay {path}{own}")
+            self._console.warn(f"Iteration {iteration}: {found}. To find out where: trpo-brax replay {path}{own}")
 
     def _chunk_length(self, dispatched: int) -> int:
         """Return how many iterations to dispatch next; how chunks fall changes no result."""
@@ -316,7 +317,7 @@ class Session:
             self._records += rows
             if self._recorder is not None:
                 self._recorder.add(rows)
-            self._failure = faults.too_many(rows, self._config.runtime.max_nonfinite_share)
+            self._failure = too_many(rows, self._config.runtime.max_nonfinite_share)
             if self._failure is not None:
                 break
         self._flush()

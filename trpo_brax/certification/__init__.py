@@ -1,0 +1,1 @@
+"""Statements about a policy: bounds, betting, certificates, perturbed worlds."""

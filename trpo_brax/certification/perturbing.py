@@ -1,0 +1,108 @@
+"""A certificate's statements repeated in worlds that differ from the training's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trpo_brax.certification.certificate import Declaration, Statement, certify_episodes
+from trpo_brax.certification.settings import Certification
+from trpo_brax.environments import Task
+from trpo_brax.environments.perturbed import BODILY, Perturbation, applicable, perturbed_task
+from trpo_brax.evaluation import Episodes, Watcher, summarize
+from trpo_brax.randomness import Stream
+from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.run import Run
+
+if TYPE_CHECKING:
+    from brax.envs import Env
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """One world to certify in."""
+
+    perturbation: str | None
+    """A field of `Perturbation`; None: the world of the training."""
+    strength: float
+    """Its value."""
+
+
+def perturbed_worlds(settings: Certification, task: Task) -> tuple[World, ...]:
+    """Return the worlds to certify in: that of the training, and each perturbation that the task allows by itself."""
+    return (World(None, 1.0), *_perturbed(settings, applicable(task)))
+
+
+def certify_worlds(
+    run: Run,
+    worlds: Sequence[World],
+    declaration: Declaration,
+    settings: Certification,
+    *,
+    checkpoint: int,
+    policy_seed: int,
+    environment: Env | None,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    """Return the four statements in every world, all of them together at the declared confidence.
+
+    All worlds meet the same starting states, and are one compiled program.
+    """
+    repeat = run.config.rollout.action_repeat
+    evaluator = Evaluator(
+        run,
+        episodes=settings.perturb_episodes,
+        checkpoint=checkpoint,
+        policy_seeds=[policy_seed],
+        environment=environment,
+        worlds=lambda task, world: perturbed_task(task, world[0], world[1], repeat),
+    )
+    std = evaluator.policies[policy_seed].statistics.std()
+    declaration = dataclasses.replace(declaration, episodes=settings.perturb_episodes, worlds=len(worlds))
+    rows = []
+    for place, world in enumerate(worlds):
+        drawn = evaluator.run(
+            settings.perturb_episodes,
+            seed=settings.seed,
+            stream=Stream.PERTURBATION,
+            world=(_perturbation(world), std),
+            watcher=Watcher(watcher.stopped, _further(watcher.progress, place * settings.perturb_episodes)),
+        )
+        rows.append(_row(world, drawn, certify_episodes(drawn, declaration), declaration))
+    names = applicable(evaluator.task)
+    return {
+        "episodes": settings.perturb_episodes,
+        "confidence": settings.confidence,
+        "confidence_each": declaration.confidence_each,
+        "not_applicable": [name for name in BODILY if name not in names],
+        "worlds": rows,
+    }
+
+
+def _perturbed(settings: Certification, names: Sequence[str]) -> Iterator[World]:
+    for name in names:
+        strengths: Sequence[float] = settings.factors
+        if name == "observation_noise":
+            strengths = settings.noise
+        elif name == "delay":
+            strengths = settings.delays
+        yield from (World(name, float(strength)) for strength in sorted(set(strengths)))
+
+
+def _perturbation(world: World) -> Perturbation:
+    return Perturbation.none() if world.perturbation is None else Perturbation.of(world.perturbation, world.strength)
+
+
+def _further(progress: Callable[[int], None], done: int) -> Callable[[int], None]:
+    return lambda ended: progress(done + ended)
+
+
+def _row(world: World, episodes: Episodes, statements: Sequence[Statement], declaration: Declaration) -> dict[str, Any]:
+    report = summarize(episodes, declaration.failure)
+    return {
+        **dataclasses.asdict(world),
+        "return_mean": report.return_mean,
+        "failure_rate": report.failure_rate,
+        **{statement.name: statement.bound for statement in statements},
+    }

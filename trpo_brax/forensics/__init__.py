@@ -1,0 +1,1 @@
+"""What went wrong, and when: iterations replayed, runs compared."""

@@ -1,0 +1,1 @@
+"""The process: console, devices, other processes, signals."""

@@ -1,0 +1,166 @@
+"""Which devices a run uses, and JAX's own settings that must be made before the first of them is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from trpo_brax.config import RuntimeConfig
+from trpo_brax.errors import UserError
+from trpo_brax.host import processes
+
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def usable_cores() -> int:
+    """Return the CPU cores this process may use: its affinity, and its control group's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _control_group_quota()
+    return max(1, min(cores, math.floor(quota))) if quota is not None else cores
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """Return the largest divisor of `number` that is not above `limit`."""
+    return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
+
+
+def configure(runtime: RuntimeConfig, num_envs: int, *, join: bool = False) -> list[str]:
+    """Set platform, CPU devices and compilation cache; what is already in use is left as it is.
+
+    Args:
+        runtime: what is asked for.
+        num_envs: environments that the devices will share.
+        join: become one of the run's processes, where there are several.
+
+    Returns:
+        Notes for the user, one line each.
+
+    Raises:
+        UserError: a GPU was asked for and there is none, or `cpu_devices` does not divide `num_envs`.
+    """
+    if runtime.cpu_devices is not None and num_envs % runtime.cpu_devices:
+        raise UserError(f"cpu_devices must divide num_envs, and {runtime.cpu_devices} does not divide {num_envs}.")
+    _configure_cache(runtime.compilation_cache)
+    if runtime.deterministic:
+        _configure_determinism()
+    if runtime.platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        wanted = runtime.cpu_devices or largest_divisor(num_envs, usable_cores())
+        # Once the backend has started this is refused, and `select` makes do with the devices it has.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", wanted)
+    if join:
+        processes.join(runtime)
+    if runtime.platform == "gpu" and jax.default_backend() != "gpu":
+        raise UserError("platform gpu was asked for, but JAX finds no GPU; install the extra cuda12 or cuda13.")
+    if runtime.platform == "auto" and _nvidia_visible() and not _cuda_plugin():
+        return ["An NVIDIA GPU is visible, but this JAX is CPU-only: install the extra cuda12 or cuda13 to use it."]
+    return []
+
+
+def select(runtime: RuntimeConfig, num_envs: int) -> list[jax.Device]:
+    """Return the devices to shard `num_envs` environments over: as many of each process.
+
+    Raises:
+        UserError: `cpu_devices` asks for more than the started backend has, or `num_envs` cannot be shared out.
+    """
+    devices = jax.devices("cpu") if runtime.platform == "cpu" else jax.devices()
+    by_process = [[one for one in devices if one.process_index == index] for index in range(jax.process_count())]
+    limit = len(by_process[0])  # as many as any other process has: `processes.join` saw to it
+    if runtime.cpu_devices is not None and devices[0].platform == "cpu":
+        if runtime.cpu_devices > limit:
+            raise UserError(
+                f"cpu_devices is {runtime.cpu_devices}, but JAX has {limit}: by XLA_FLAGS, or by when it started."
+            )
+        limit = runtime.cpu_devices
+    share, rest = divmod(num_envs, len(by_process))
+    if rest:
+        raise UserError(f"num_envs must be a multiple of the {len(by_process)} processes, not {num_envs}.")
+    return [device for own in by_process for device in own[: largest_divisor(share, limit)]]
+
+
+def _configure_determinism() -> None:
+    """Add the flag by which XLA promises that a GPU repeats a program bit for bit, and a process another's.
+
+    It excludes operations whose order is left to chance, and autotuning, which picks kernels by a race. XLA reads
+    XLA_FLAGS once, when the first backend starts.
+
+    Raises:
+        UserError: that has happened already on a GPU, or XLA_FLAGS says the contrary.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _DETERMINISTIC in flags.split():
+        return
+    if _DETERMINISTIC.partition("=")[0] in flags:
+        raise UserError(f"deterministic was asked for, but XLA_FLAGS holds {flags!r}.")
+    os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
+    if _backend_started() and jax.default_backend() == "gpu":
+        raise UserError("deterministic was asked for after JAX has started on a GPU: set it before JAX is used.")
+
+
+def _backend_started() -> bool:
+    settings: Any = jax.config
+    before = settings.jax_num_cpu_devices
+    try:
+        # JAX refuses to change this setting once a backend has started.
+        settings.update("jax_num_cpu_devices", max(before, 1) + 1)
+    except RuntimeError:
+        return True
+    settings.update("jax_num_cpu_devices", before)
+    return False
+
+
+def _configure_cache(directory: str) -> None:
+    jax.config.update("jax_enable_compilation_cache", directory != "none")
+    if directory == "none":
+        return
+    if directory == "auto":
+        settings: Any = jax.config
+        if settings.jax_compilation_cache_dir is not None:
+            return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        path = root / "trpo_brax" / "xla"
+    else:
+        path = Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if directory == "auto":
+            return  # A cache is a convenience: without a writable home there is none.
+        raise UserError(f"compilation_cache {directory!r} cannot be created: {error.strerror}.") from error
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # Everything is cached: the many small programs of a start add up to seconds.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _control_group_quota() -> float | None:
+    """Return the CPU quota in cores of control groups version 2 or 1, None where there is none."""
+    for quota_file, period_file in (
+        ("/sys/fs/cgroup/cpu.max", None),
+        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    ):
+        try:
+            words = Path(quota_file).read_text().split()
+            if period_file is not None:
+                words += Path(period_file).read_text().split()
+        except OSError:
+            continue
+        quota, period = words[0], float(words[1])
+        if quota != "max" and float(quota) > 0:
+            return float(quota) / period
+    return None
+
+
+def _nvidia_visible() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
+
+
+def _cuda_plugin() -> bool:
+    return any(importlib.util.find_spec(name) is not None for name in ("jax_cuda12_plugin", "jax_cuda13_plugin"))

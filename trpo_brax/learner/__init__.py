@@ -1,0 +1,1 @@
+"""The compiled mathematics at work: from TrainState to TrainState."""

@@ -1,0 +1,210 @@
+"""A run's policies and the compiled program that runs their episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from trpo_brax.config import RolloutConfig
+from trpo_brax.environments import Task
+from trpo_brax.errors import ConfigError
+from trpo_brax.evaluation import (
+    DEFAULT_FAILURE,
+    EpisodeRunner,
+    Episodes,
+    EvaluationReport,
+    Failure,
+    Recording,
+    Watcher,
+    batch_size,
+    policy_actor,
+    summarize,
+)
+from trpo_brax.policy import Policy, PolicySpecification
+from trpo_brax.randomness import Stream, stream_key
+from trpo_brax.runs.run import Run
+
+if TYPE_CHECKING:
+    from brax.envs import Env
+
+MOST_EPISODES = 10**9
+
+
+class Evaluator:
+    """Runs episodes of a run's policies, whichever of its seeds they are of, with one compilation.
+
+    Args:
+        run: the run.
+        episodes: about how many at a time; it decides on the size of a batch.
+        checkpoint: `latest`, `best` (each seed's own) or an iteration.
+        policy_seeds: whose policies, of a run of several seeds; all by default.
+        stochastic: sample actions as in training, instead of acting by the mode.
+        environment: for a run on an environment of the user's own, that environment.
+        worlds: what makes the task of `run`'s `world`; by default there is one world, that of the training.
+
+    Raises:
+        UserError: the run, checkpoint or environment cannot be used.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        episodes: int,
+        checkpoint: str | int = "latest",
+        policy_seeds: Sequence[int] | None = None,
+        stochastic: bool = False,
+        environment: Env | None = None,
+        worlds: Callable[[Task, Any], Task] | None = None,
+    ) -> None:
+        check_episodes(episodes)
+        seeds = run.config.seeds if policy_seeds is None else [run.check_seed(seed) for seed in policy_seeds]
+        self.task = task = run.task(environment)
+        self.iterations = {seed: run.resolve(checkpoint, policy_seed=seed) for seed in seeds}
+        """Of the checkpoint of each seed."""
+        self.policies: dict[int, Policy] = {
+            seed: run.policy(iteration, policy_seed=seed) for seed, iteration in self.iterations.items()
+        }
+        self._runner = episode_runner(
+            run.config.rollout,
+            task if worlds is None else lambda world: worlds(task, world),
+            self.policies[seeds[0]].specification,
+            episodes,
+            stochastic=stochastic,
+        )
+
+    def run(
+        self,
+        episodes: int,
+        *,
+        seed: int = 0,
+        stream: Stream = Stream.EVALUATION,
+        policy_seed: int | None = None,
+        policy: Policy | None = None,
+        world: Any = None,
+        watcher: Watcher | None = None,
+    ) -> Episodes:
+        """Run episodes of one policy.
+
+        Args:
+            episodes: how many.
+            seed: of the episodes.
+            stream: which of the seed's randomness; none of them is used by training.
+            policy_seed: whose policy; by default the first one's.
+            policy: another one of the same kind instead, as of another checkpoint.
+            world: what `worlds` takes.
+            watcher: asked and told while they run.
+
+        Raises:
+            EvaluationStopped: the watcher said so.
+        """
+        acting = self._acting(policy_seed, policy)
+        return self._runner.run(acting, episode_key(seed, stream), episodes=episodes, world=world, watcher=watcher)
+
+    def run_by_host(
+        self,
+        act: Callable[[np.ndarray], np.ndarray],
+        episodes: int,
+        *,
+        seed: int = 0,
+        stream: Stream = Stream.EVALUATION,
+        watcher: Watcher | None = None,
+    ) -> Episodes:
+        """Run the same episodes with another policy, which is no JAX: observations [B, observation] -> actions."""
+        return self._runner.run_by_host(act, episode_key(seed, stream), episodes=episodes, watcher=watcher)
+
+    def record(
+        self,
+        episodes: int,
+        chosen: Sequence[int],
+        *,
+        seed: int = 0,
+        stream: Stream = Stream.EVALUATION,
+        policy_seed: int | None = None,
+    ) -> dict[int, Recording]:
+        """Run some of `run`'s episodes again, keeping what the simulator went through."""
+        acting = self._acting(policy_seed)
+        return self._runner.record(acting, episode_key(seed, stream), episodes=episodes, chosen=chosen)
+
+    def _acting(self, policy_seed: int | None, policy: Policy | None = None) -> Any:
+        chosen = policy or self.policies[next(iter(self.policies)) if policy_seed is None else policy_seed]
+        return chosen.parameters, chosen.statistics
+
+
+def episode_runner(
+    rollout: RolloutConfig,
+    task: Task | Callable[[Any], Task],
+    specification: PolicySpecification,
+    episodes: int,
+    *,
+    stochastic: bool = False,
+) -> EpisodeRunner:
+    """Return what runs a run's episodes, about so many at a time, on all devices of this process."""
+    devices = jax.local_devices()
+    return EpisodeRunner(
+        task,
+        policy_actor(specification, stochastic=stochastic),
+        batch=batch_size(episodes, len(devices)),
+        episode_length=rollout.episode_length,
+        action_repeat=rollout.action_repeat,
+        devices=devices,
+    )
+
+
+def check_episodes(episodes: int, seed: int = 0) -> None:
+    """Raise a `ConfigError` where there cannot be this many episodes, or episodes of this seed."""
+    if not 1 <= episodes <= MOST_EPISODES:
+        raise ConfigError(f"episodes must be at least 1 and at most {MOST_EPISODES}, not {episodes}.")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must be at least 0 and less than 2^32, not {seed}.")
+
+
+def episode_key(seed: int, stream: Stream) -> jax.Array:
+    """Return the key of a seed's episodes, uint32 [2].
+
+    Raises:
+        ConfigError: the seed is none.
+    """
+    check_episodes(1, seed)
+    return stream_key(jax.random.PRNGKey(seed), stream)
+
+
+def evaluate(
+    run: Run,
+    *,
+    episodes: int = 1000,
+    checkpoint: str | int = "latest",
+    stochastic: bool = False,
+    seed: int = 0,
+    policy_seed: int | None = None,
+    environment: Env | None = None,
+    failure: str | Failure = DEFAULT_FAILURE,
+) -> EvaluationReport:
+    """Run episodes of a trained policy, in parallel, each environment's first, and describe their returns.
+
+    Args:
+        run: the run.
+        episodes: how many.
+        checkpoint: `latest`, `best` or an iteration.
+        stochastic: sample actions as in training, instead of acting by the mode.
+        seed: of the episodes; drawn from a stream that no training uses.
+        policy_seed: whose policy, in a run of several seeds; by default the first one's.
+        environment: for a run on an environment of the user's own, that environment.
+        failure: what counts as a failed episode, as in `return < 500`; by default one that ended before its time limit.
+
+    Raises:
+        UserError: the run, checkpoint or environment cannot be used, or `failure` is no predicate.
+    """
+    predicate = Failure(failure) if isinstance(failure, str) else failure
+    evaluator = Evaluator(
+        run,
+        episodes=episodes,
+        checkpoint=checkpoint,
+        policy_seeds=[run.check_seed(policy_seed)],
+        stochastic=stochastic,
+        environment=environment,
+    )
+    return summarize(evaluator.run(episodes, seed=seed), predicate)

@@ -1,0 +1,212 @@
+"""The run folder: its files, its lock, and reading it back."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trpo_brax.config import Config, from_dict, override, to_dict, walk
+from trpo_brax.errors import ConfigError, RunFolderError
+from trpo_brax.runs.files import (
+    one_line,
+    read_json,
+    write_json,
+)
+
+_MOST_PROVENANCE_BYTES = 32 << 20
+_MOST_ENTRIES = 1_000_000
+_MOST_DEPTH = 16
+_MOST = {"num_seeds": 10_000, "cpu_devices": 4096, "final_evaluation_episodes": 1_000_000, "eval_episodes": 1_000_000}
+"""What needs memory by itself, before anything is known of what it would take."""
+_NAME = re.compile(r"[\w.:<>-]*")
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.task_file = self.path / "task.json"
+        self.provenance_file = self.path / "provenance.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.summary_file = self.path / "summary.json"
+        self.learning_curve_file = self.path / "learning_curve.png"
+        self.training_panels_file = self.path / "training.png"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.quarantine = self.path / "quarantine"
+        self.dumps = self.path / "dumps"
+
+    def refuse_used(self) -> None:
+        """Raise a `RunFolderError` if there is something at the path already."""
+        try:
+            used = self.path.is_symlink() or (
+                self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            )
+        except OSError as error:
+            raise RunFolderError(f"run_dir {self.path} cannot be used: {error.strerror}.") from error
+        if used:
+            raise RunFolderError(f"run_dir {self.path} is already used; choose another, or continue it with --resume.")
+
+    def create(self, config: Config) -> None:
+        """Make a new run folder that holds `config`.
+
+        Raises:
+            RunFolderError: it is in use already or cannot be written; nothing is left behind.
+        """
+        self.refuse_used()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.config_file, to_dict(config))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+            raise RunFolderError(f"run_dir {self.path} cannot be written: {error.strerror}.") from error
+
+    def read_config(self) -> Config:
+        """Return the run's configuration.
+
+        What it says of other machines and of programs to execute is left out, as everything in the folder may be
+        anybody's: whose coordinator to join, and which directory holds compiled programs, is the command line's to say.
+
+        Raises:
+            RunFolderError: this is no run folder, or its configuration is broken.
+        """
+        if not self.path.is_dir():
+            raise RunFolderError(f"there is no run folder {self.path}.")
+        if not self.config_file.is_file():
+            raise RunFolderError(f"{self.path} is not a run folder: it holds no config.json.")
+        try:
+            config = from_dict(read_json(self.config_file), f"{self.config_file}")
+        except ConfigError as error:
+            raise RunFolderError(str(error)) from error
+        # Names stand in messages and in pictures, where a dollar sign begins a formula.
+        if not all(_NAME.fullmatch(name) for name in (config.task, config.environment or "")):
+            raise RunFolderError(f"{self.config_file} names a task or an environment as none can be named.")
+        values = {name: value for name, value, _ in walk(config)}
+        for name, most in _MOST.items():
+            if (values[name] or 0) > most:
+                raise RunFolderError(f"{self.config_file} asks for {name} {values[name]}; at most {most} is believed.")
+        cache = "none" if config.runtime.compilation_cache == "none" else "auto"
+        return override(config, coordinator=None, num_processes=None, process_id=None, compilation_cache=cache)
+
+    def read_provenance(self) -> dict[str, Any] | None:
+        """Return what provenance.json holds, None where there is none.
+
+        Raises:
+            RunFolderError: it cannot be read, or is no JSON object.
+        """
+        if not os.path.lexists(self.provenance_file):
+            return None
+        provenance = read_json(self.provenance_file, _MOST_PROVENANCE_BYTES)
+        if not isinstance(provenance, dict):
+            raise RunFolderError(f"{self.provenance_file} is not a JSON object.")
+        return provenance
+
+    def refuse_links(self) -> None:
+        """Refuse a folder in which anything is neither a plain file nor a folder: writing to it could lead elsewhere.
+
+        Raises:
+            RunFolderError: it names the entry.
+        """
+        parts = (self.checkpoints, self.tensorboard, self.quarantine, self.dumps)
+        pictures = (self.learning_curve_file, self.training_panels_file)
+        open_folders, count = [(self.path, 0)], 0
+        while open_folders:
+            current, depth = open_folders.pop()
+            for path, mode in _entries(current):
+                count += 1
+                what = None
+                if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                    what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+                elif path in parts and not stat.S_ISDIR(mode):
+                    what = "no folder"
+                elif path in pictures and path.lstat().st_nlink > 1:
+                    what = "a link"  # by another name: pictures are written over, not replaced
+                elif depth >= _MOST_DEPTH or count > _MOST_ENTRIES:
+                    what = f"beyond the {_MOST_ENTRIES:,} entries and {_MOST_DEPTH} levels that a run has at most"
+                if what is not None:
+                    inside = one_line(path.relative_to(self.path))
+                    raise RunFolderError(f"run_dir {self.path} is not used: {inside} in it is {what}.")
+                if stat.S_ISDIR(mode):
+                    open_folders.append((path, depth + 1))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against a second trainer.
+
+        The kernel drops the lock when its owner dies, so there is no stale lock.
+
+        Raises:
+            RunFolderError: another process holds it.
+        """
+        # The lock stands beside the run's files, is empty of meaning, and is removed at the end.
+        file = self.path / ".lock"
+        try:
+            # Never through a link, which could empty a file elsewhere.
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        except OSError as error:
+            raise RunFolderError(f"run_dir {self.path} cannot be written: {error.strerror}.") from error
+        with os.fdopen(descriptor, "r+", encoding="utf-8") as handle:
+            if os.fstat(descriptor).st_nlink > 1:
+                raise RunFolderError(f"run_dir {self.path} is not used: {file} in it is a link.")
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                owner = handle.read(20).strip()
+                raise RunFolderError(
+                    f"run_dir {self.path} is in use by the trainer with process id "
+                    f"{owner if owner.isdecimal() else 'unknown'}."
+                ) from error
+            if not file.exists() or os.fstat(descriptor).st_ino != file.stat().st_ino:
+                raise RunFolderError(f"run_dir {self.path} was in use a moment ago; try again.")
+            handle.truncate(0)
+            handle.write(f"{os.getpid()}\n")
+            # The lock is the kernel's; what is written is for people, and a full disk may do without.
+            with contextlib.suppress(OSError):
+                handle.flush()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
+
+    def set_aside(self, file: Path) -> Path:
+        """Move a file into `quarantine/`, and return where it is now.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        self.quarantine.mkdir(exist_ok=True)
+        target, taken = self.quarantine / file.name, 1
+        while os.path.lexists(target):
+            taken += 1
+            target = self.quarantine / f"{file.name}.{taken}"
+        return file.rename(target)
+
+
+def default_run_dir(config: Config) -> Path:
+    """Return runs/TASK-SEED-TIMESTAMP, or FIRST-LAST for SEED where there are several."""
+    name = config.environment.rpartition(":")[2] if config.environment else config.task
+    seeds = f"{config.seed}" if config.num_seeds == 1 else f"{config.seeds[0]}-{config.seeds[-1]}"
+    return Path("runs") / f"{name}-{seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield (path, mode) of what is in a folder; what cannot be seen, or is taken away meanwhile, is left out."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                yield Path(entry.path), entry.stat(follow_symlinks=False).st_mode

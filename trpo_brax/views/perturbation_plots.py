@@ -1,0 +1,79 @@
+"""Return and failure rate against how far the world is from the one trained in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trpo_brax.views.plots import BLUE, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "mass": "body mass, factor",
+    "friction": "friction, factor",
+    "gravity": "gravity, factor",
+    "gain": "actuator gain, factor",
+    "observation_noise": "observation noise, std in training's",
+    "delay": "observation delay, control steps",
+}
+_NOMINAL = {"observation_noise": 0.0, "delay": 0.0}
+
+
+def perturbation_figure(perturbations: Mapping[str, Any]) -> Figure:
+    """Return the picture of a certificate's `perturbations`: a column a perturbation, return above, failures below."""
+    from matplotlib.figure import Figure
+
+    worlds: Sequence[Mapping[str, Any]] = perturbations["worlds"]
+    names = list(dict.fromkeys(world["perturbation"] for world in worlds if world["perturbation"] is not None))
+    columns = max(1, min(3, len(names)))
+    bands = -(-max(1, len(names)) // columns)
+    figure = Figure(figsize=(3.4 * columns, 4.6 * bands), layout="constrained")
+    panels = figure.subplots(2 * bands, columns, squeeze=False)
+    for panel in panels[::2].ravel()[1:]:
+        panel.sharey(panels[0, 0])
+    for place in range(bands * columns):
+        band, column = divmod(place, columns)
+        above, below = panels[2 * band, column], panels[2 * band + 1, column]
+        if place >= len(names):
+            above.set_visible(False)
+            below.set_visible(False)
+            continue
+        _draw(above, below, names[place], _rows(worlds, names[place]))
+        if column == 0:
+            above.set_ylabel("return")
+            below.set_ylabel("failure rate")
+    panels[0, 0].legend(frameon=False, fontsize=8)
+    panels[1, 0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _rows(worlds: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, Mapping[str, Any]]]:
+    """Return a perturbation's worlds by strength, the one trained in among them."""
+    own = [(float(world["strength"]), world) for world in worlds if world["perturbation"] == name]
+    trained = [(_NOMINAL.get(name, 1.0), world) for world in worlds if world["perturbation"] is None]
+    return sorted(own + trained, key=lambda pair: pair[0])
+
+
+def _draw(above: Axes, below: Axes, name: str, rows: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
+    strengths = [strength for strength, _ in rows]
+
+    def column(key: str) -> np.ndarray:
+        return np.array([world[key] for _, world in rows], np.float64)
+
+    above.plot(strengths, column("return_mean"), color=BLUE, marker="o", ms=3, lw=1.4, label="mean")
+    above.plot(strengths, column("return_mean_lower"), color=BLUE, lw=1, ls="--", label="mean, certified at least")
+    above.plot(strengths, column("return_cvar_lower"), color=ORANGE, lw=1, ls=":", label="CVaR, certified at least")
+    below.plot(strengths, column("failure_rate"), color=ORANGE, marker="o", ms=3, lw=1.4, label="observed")
+    upper = column("failure_probability_upper")
+    below.plot(strengths, upper, color=ORANGE, lw=1, ls="--", label="certified at most")
+    below.set_ylim(-0.03, 1.03)
+    below.set_xlabel(LABELS.get(name, name))
+    for panel in (above, below):
+        panel.axvline(_NOMINAL.get(name, 1.0), color="0.6", lw=0.8, zorder=0)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
