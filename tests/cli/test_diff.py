@@ -32,9 +32,9 @@ def test_runs_that_do_not_differ_end_with_status_0(here: Path, capsys: pytest.Ca
     before = contents(here)
     assert main(["diff", "a", "like_a"]) == 0
     assert capsys.readouterr().out == (
-        "A  a: iterations 1 to 2, seed 0\n"
-        "B  like_a: iterations 1 to 2, seed 0\n"
-        "No difference: every quantity agrees bit for bit in the 2 rows that both have.\n"
+        "A  a\n"
+        "B  like_a\n"
+        "No difference: every quantity agrees bit for bit in the 2 rows of both.\n"
         "Configuration, code, versions, devices and flags are the same, as far as they are recorded.\n"
     )
     assert main(["diff", "a", "a"]) == 0
@@ -44,13 +44,10 @@ def test_runs_that_do_not_differ_end_with_status_0(here: Path, capsys: pytest.Ca
 def test_runs_that_differ_end_with_status_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", "a", "b"]) == 1
     assert capsys.readouterr().out == (
-        "A  a: iterations 1 to 2, seed 0\n"
-        "B  b: iterations 1 to 2, seed 0\n"
-        "First difference, iteration 2: kl_mean: 0.0075 in A, 0.015 in B (relative difference 5.0e-01)\n"
-        "2 of 12 quantities differ there.\n"
-        "From iteration 2, differences are larger than rounding explains "
-        "(0.001, relative; absolute in cg_relative_residual and explained_variance).\n"
-        "The policy's parameters agree wherever both tell their fingerprint.\n"
+        "A  a\n"
+        "B  b\n"
+        "First difference, iteration 2, seed 0: kl_mean: 0.0075 in A, 0.015 in B\n"
+        "1 more quantities differ there: critic_loss.\n"
         "What could explain it:\n"
         "  max_kl: 0.01 in A, 0.02 in B, shapes learning\n"
         '  xla_flags: "" in A, "--xla_gpu_deterministic_ops" in B\n'
@@ -66,14 +63,12 @@ def test_json_is_one_object(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["diff", "a", "b", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["differ"] is True and told["compared"] == 2
-    assert told["a"] == {"path": "a", "first_iteration": 1, "last_iteration": 2, "seeds": [0]}
-    first = told["first"]
-    assert (first["iteration"], first["seeds"], first["compared"], first["rounding"]) == (2, [0, 0], 12, False)
-    assert first["values"] == [
-        {"name": "kl_mean", "a": 0.0075, "b": 0.015, "only_in": None, "relative": 0.5},
-        {"name": "critic_loss", "a": 0.25, "b": None, "only_in": None, "relative": None},
-    ]
-    assert told["fingerprint"] is None and told["shaping"] == ["max_kl"]
+    assert told["a"] == "a" and told["shaping"] == ["max_kl"]
+    assert told["first"] == {
+        "iteration": 2,
+        "seed": 0,
+        "values": [{"name": "kl_mean", "a": 0.0075, "b": 0.015}, {"name": "critic_loss", "a": 0.25, "b": None}],
+    }
     assert [one["name"] for one in told["provenance"]] == ["xla_flags"]
     assert main(["diff", "a", "a", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["differ"] is False

@@ -94,7 +94,7 @@ def test_d0_an_executable_gives_the_same_bits_twice_from_one_state() -> None:
 
 
 def test_d1_a_new_process_gives_the_same_bits(processes: Processes, tmp_path: Path) -> None:
-    difference = compare(tb.Run.load(processes.whole), tb.Run.load(processes.half))
+    difference = compare(processes.whole, processes.half)
     assert difference.first is None and difference.compared == 2
     until_two = tmp_path / "run"
     shutil.copytree(processes.whole, until_two)
@@ -116,11 +116,24 @@ def on_one(tmp_path_factory: pytest.TempPathFactory) -> tb.Run:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_d3_device_counts_agree_to_rounding(on_one: tb.Run, count: int, tmp_path: Path) -> None:
-    """In every quantity of the first iteration, by `ROUNDING`; later ones go on from parameters that differ in bits."""
+    """In every quantity of the first iteration; later ones go on from parameters that differ in bits.
+
+    Measured: with devices that add up in different orders, the first iteration differed by up to 1.2e-4 on hopper and
+    1.0e-4 on inverted_pendulum (64 environments x 64 steps), but for what is left of 1 when most of it has cancelled;
+    another seed by 3e-2.
+    """
     other = train_tiny(tmp_path / "run", config=override(TINY, cpu_devices=count))
-    difference = compare(on_one, other)
-    assert difference.compared == 4 and not difference.alone
-    assert difference.beyond_rounding is None or difference.beyond_rounding.iteration > 1, difference.report()
+    ours, theirs = on_one.metrics(), other.metrics()
+    assert len(ours) == len(theirs) == 4
+    for name, value in ours[0].items():
+        # A checksum has no size, and rounding may decide in which iteration a residual meets its tolerance.
+        if name not in ("wall_time_s", "steps_per_second", "parameter_fingerprint", "cg_iterations"):
+            left_of_one = name in ("cg_relative_residual", "explained_variance")
+            is_float = isinstance(value, (float, dict))
+            wanted = pytest.approx(value, rel=1e-3, abs=1e-3 if left_of_one else 0.0) if is_float else value
+            assert theirs[0][name] == wanted, name
+    difference = compare(on_one.path, other.path)
+    assert not difference.alone
     causes = {one.name for one in (*difference.configuration, *difference.provenance)}
     # Whoever edits the checkout between two runs does not fail the test.
     assert causes - {"git/commit", "git/diff"} == {"cpu_devices", "devices"}

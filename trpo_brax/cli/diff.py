@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -29,9 +30,8 @@ def diff(words: list[str]) -> int:
     if len(arguments.runs) != 2:
         raise ConfigError(f"diff needs two RUNs, not {len(arguments.runs)}; see trpo-brax diff --help.")
     from trpo_brax.forensics.difference import compare
-    from trpo_brax.runs.folder import RunFolder
 
-    difference = compare(*(RunFolder(path) for path in arguments.runs))
+    difference = compare(*map(Path, arguments.runs))
     if arguments.json:
         print(json.dumps(difference.to_dict(), allow_nan=False))
     else:

@@ -1,15 +1,19 @@
-"""Two runs compared: the first iteration and quantity that differ, and what could explain it."""
+"""Two runs compared: the first record in which they differ, and what could explain it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, get_args
 
-from trpo_brax.forensics import origins
-from trpo_brax.forensics.values import LEFT_OF_ONE, ROUNDING, ValueDifference, differences, flat
+from trpo_brax.config import MAY_CHANGE, Config, walk
+from trpo_brax.errors import RunFolderError
+from trpo_brax.runs.files import one_line, read_json
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.records import read_metrics
 
@@ -28,20 +32,26 @@ ORDER = (
 What differs makes all that is computed from it differ too: the first in this order is the nearest to the cause.
 """
 
-_KEY = {"iteration", "seed"}
-_CLOCK = {"wall_time_s", "steps_per_second"}
-_FINGERPRINT = "parameter_fingerprint"
+_NOT_COMPARED = {"iteration", "seed", "wall_time_s", "steps_per_second"}
+_OF_EACH_START = {"created", "command", "after_iteration", "earlier"}
+_MOST_CHARACTERS = 100
+"""Of a text; of a longer one, such as uncommitted changes, the first line and a checksum are told."""
+_LONGEST_LINE = 4000
 
 Rows = Mapping[tuple[int, int], Mapping[str, Any]]
 """(iteration, seed) -> quantity -> value; nested quantities as group/name."""
 
 
-class HasFolder(Protocol):
-    """A `Run`, or a `RunFolder` where JAX is not to be imported."""
+@dataclass(frozen=True)
+class ValueDifference:
+    """A name under which A and B hold different values; None: no value, or not recorded."""
 
-    @property
-    def path(self) -> Path:
-        """The run folder."""
+    name: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {json.dumps(self.a)} in A, {json.dumps(self.b)} in B"
 
 
 @dataclass(frozen=True)
@@ -49,55 +59,30 @@ class RowDifference:
     """An iteration of a seed in which quantities differ."""
 
     iteration: int
-    seeds: tuple[int, int]
-    """In A and in B."""
+    seed: int
     values: tuple[ValueDifference, ...]
     """Those that differ, as computed."""
-    compared: int
-    """How many quantities there are."""
-    rounding: bool
-    """Rounding is enough to explain all of them."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two runs."""
-
-    path: str
-    first_iteration: int | None
-    last_iteration: int
-    seeds: tuple[int, ...]
-
-    def __str__(self) -> str:
-        if self.first_iteration is None:
-            return f"{self.path}: no iterations"
-        plural = "s" if len(self.seeds) > 1 else ""
-        seeds = ", ".join(map(str, self.seeds))
-        return f"{self.path}: iterations {self.first_iteration} to {self.last_iteration}, seed{plural} {seeds}"
 
 
 @dataclass(frozen=True)
 class Difference:
     """How two runs, A and B, differ, and what of that could explain the rest."""
 
-    a: Side
-    b: Side
+    a: str
+    """Its folder."""
+    b: str
     compared: int
     """Rows that both have: an iteration of a seed each."""
     first: RowDifference | None
     """The first that differs; None: all agree bit for bit."""
-    beyond_rounding: RowDifference | None
-    """The first in which rounding is not enough to explain what differs."""
-    fingerprint: RowDifference | None
-    """The first in which the fingerprints of the policy's parameters differ."""
     alone: tuple[str, ...]
-    """Sentences on what only one of them has: iterations, seeds, quantities."""
+    """Sentences on what only one of them has: rows, quantities."""
     configuration: tuple[ValueDifference, ...]
     """Fields that differ."""
     shaping: tuple[str, ...]
     """Those of them that shape learning."""
     provenance: tuple[ValueDifference, ...]
-    """Versions, code, devices and flags that differ; of a resumed run, all values it had, one after another."""
+    """Versions, code, devices and flags that differ; of a resumed run, a list of the values that it had."""
     notes: tuple[str, ...]
     """Sentences on what could not be compared."""
 
@@ -112,108 +97,70 @@ class Difference:
 
     def report(self) -> list[str]:
         """Return lines for a terminal."""
-        lines = [f"A  {self.a}", f"B  {self.b}", *self._verdict(), *self.alone]
+        lines = [f"A  {self.a}", f"B  {self.b}"]
+        if self.first is not None:
+            place = f"iteration {self.first.iteration}, seed {self.first.seed}"
+            others = [value.name for value in self.first.values[1:]]
+            lines.append(f"First difference, {place}: {self.first.values[0]}")
+            lines += [f"{len(others)} more quantities differ there: {', '.join(others)}."] if others else []
+        elif self.compared:
+            lines.append(f"No difference: every quantity agrees bit for bit in the {self.compared} rows of both.")
+        else:
+            lines.append("Nothing can be compared: there is no iteration of a seed that both have.")
+        lines += self.alone
         fields = [f"{one}{', shapes learning' if one.name in self.shaping else ''}" for one in self.configuration]
         if causes := [*fields, *map(str, self.provenance)]:
             lines.append("What could explain it:" if self.differ else "And yet these differ:")
             lines += [f"  {cause}" for cause in causes]
         elif not self.notes:
             lines.append("Configuration, code, versions, devices and flags are the same, as far as they are recorded.")
-        lines += self.notes
         # Names and values come from files that may be anyone's: none of their control characters reach the terminal.
-        return [line if line.isprintable() else line.encode("unicode_escape").decode() for line in lines]
-
-    def _verdict(self) -> list[str]:
-        if not self.compared:
-            return ["Nothing can be compared: there is no iteration that both have."]
-        if self.first is None:
-            return [f"No difference: every quantity agrees bit for bit in the {self.compared} rows that both have."]
-        first = self.first.values[0]
-        relative = "" if first.relative is None else f" (relative difference {first.relative:.1e})"
-        rounding = f"rounding explains ({ROUNDING:g}, relative; absolute in {' and '.join(LEFT_OF_ONE)})"
-        beyond, parameters = self.beyond_rounding, self.fingerprint
-        return [
-            f"First difference, {self._where(self.first)}: {first}{relative}",
-            f"{len(self.first.values)} of {self.first.compared} quantities differ there.",
-            f"No difference is larger than {rounding}."
-            if beyond is None
-            else f"From {self._where(beyond)}, differences are larger than {rounding}.",
-            "The policy's parameters agree wherever both tell their fingerprint."
-            if parameters is None
-            else f"The policy's parameters differ from {self._where(parameters)}.",
-        ]
-
-    def _where(self, row: RowDifference) -> str:
-        if len(self.a.seeds) == len(self.b.seeds) == 1:
-            return f"iteration {row.iteration}"
-        in_a, in_b = row.seeds
-        return f"iteration {row.iteration}, seed {f'{in_a}' if in_a == in_b else f'{in_a} of A and {in_b} of B'}"
+        return [one_line(line, _LONGEST_LINE) for line in (*lines, *self.notes)]
 
 
-def compare(run_a: HasFolder, run_b: HasFolder) -> Difference:
-    """Compare two runs: their metrics but for the clock's, their configuration and their provenance.
+def compare(run_a: Path, run_b: Path) -> Difference:
+    """Compare two run folders: their metrics but for the clock's, their configuration and their provenance.
 
-    Rows are matched by iteration and seed, or, where the runs have no seed in common, by iteration and the order of
-    their seeds. A quantity that one of the runs never records is named, and the others are compared.
+    Rows are matched by iteration and seed. A quantity that one of the runs never records is named, and the others are
+    compared.
 
     Raises:
         RunFolderError: one of them is no run folder, or its configuration or metrics cannot be read.
     """
-    folders = RunFolder(run_a.path), RunFolder(run_b.path)
-    settings = [origins.settings(folder) for folder in folders]
-    rows_a, rows_b = (_rows(folder, one.get("seed")) for folder, one in zip(folders, settings, strict=True))
-    side_a, side_b = _side(folders[0], rows_a), _side(folders[1], rows_b)
-    pairs = _seed_pairs(side_a.seeds, side_b.seeds)
-    found: dict[str, RowDifference] = {}
-    for row in _different_rows(rows_a, rows_b, pairs):
-        found.setdefault("first", row)
-        if not row.rounding:
-            found.setdefault("beyond_rounding", row)
-        if any(one.name == _FINGERPRINT for one in row.values):
-            found.setdefault("fingerprint", row)
-        if len(found) == 3:
-            break
-    common = sum((iteration, pairs.get(seed)) in rows_b for iteration, seed in rows_a)
-    configuration, shaping = origins.configuration(*settings)
-    provenance, notes = origins.provenance(*folders)
+    folders = RunFolder(run_a), RunFolder(run_b)
+    settings_a, settings_b = map(_settings, folders)
+    configuration = tuple(_differences(settings_a, settings_b))
+    may_change = {name for name, _, hint in walk(Config()) if MAY_CHANGE in get_args(hint)}
+    a, b = map(_rows, folders)
+    names_a, names_b = ({name for row in rows.values() for name in row} for rows in (a, b))
+    common = sorted(a.keys() & b.keys())
+    shared = sorted(names_a & names_b, key=_place)
+
+    def in_row(key: tuple[int, int]) -> tuple[ValueDifference, ...]:
+        return tuple(_differences(*({name: rows[key].get(name) for name in shared} for rows in (a, b))))
+
+    notes: list[str] = []
+    origin_a, origin_b = (_origin(folder, notes) for folder in folders)
     return Difference(
-        a=side_a,
-        b=side_b,
-        compared=common,
-        first=found.get("first"),
-        beyond_rounding=found.get("beyond_rounding"),
-        fingerprint=found.get("fingerprint"),
-        alone=tuple(_alone(rows_a, rows_b, pairs)) if common else (),
+        a=str(run_a),
+        b=str(run_b),
+        compared=len(common),
+        first=next((RowDifference(*key, values) for key in common if (values := in_row(key))), None),
+        alone=(*_alone(a, b, names_a, names_b),) if common else (),
         configuration=configuration,
-        shaping=shaping,
-        provenance=provenance,
-        notes=notes,
+        shaping=tuple(one.name for one in configuration if one.name not in may_change),
+        provenance=() if notes else tuple(_differences(origin_a, origin_b)),
+        notes=tuple(notes),
     )
 
 
-def _rows(folder: RunFolder, seed: Any) -> Rows:
-    """Return a run's metrics; those of a record without a seed are of the configuration's."""
-    rows = {}
-    for record in read_metrics(folder.metrics_file):
-        quantities = {name: value for name, value in flat(record) if name not in _KEY | _CLOCK}
-        rows[record["iteration"], record.get("seed", seed if isinstance(seed, int) else 0)] = quantities
-    return rows
-
-
-def _side(folder: RunFolder, rows: Rows) -> Side:
-    iterations = [iteration for iteration, _ in rows]
-    seeds = tuple(sorted({seed for _, seed in rows}))
-    return Side(str(folder.path), min(iterations, default=None), max(iterations, default=0), seeds)
-
-
-def _seed_pairs(a: Sequence[int], b: Sequence[int]) -> dict[int, int]:
-    """Return seed of A -> seed of B whose rows are compared with its."""
-    shared = set(a) & set(b)
-    return {seed: seed for seed in shared} if shared else dict(zip(a, b, strict=False))
-
-
-def _quantities(rows: Rows) -> set[str]:
-    return {name for row in rows.values() for name in row}
+def _rows(folder: RunFolder) -> Rows:
+    return {
+        (record["iteration"], record["seed"]): {
+            name: value for name, value in _flat(record) if name not in _NOT_COMPARED
+        }
+        for record in read_metrics(folder.metrics_file)
+    }
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -222,29 +169,66 @@ def _place(name: str) -> tuple[int, str]:
     return ORDER.index(group) if group in ORDER else len(ORDER), name
 
 
-def _different_rows(a: Rows, b: Rows, pairs: Mapping[int, int]) -> Iterator[RowDifference]:
-    """Yield the common rows that differ, from the first."""
-    names = sorted(_quantities(a) & _quantities(b), key=_place)
-    for iteration, seed in sorted(a):
-        row_a, row_b = a[iteration, seed], b.get((iteration, pairs.get(seed, -1)))
-        if row_b is not None and (values := tuple(differences(row_a, row_b, names))):
-            rounding = all(value.rounding for value in values)
-            yield RowDifference(iteration, (seed, pairs[seed]), values, len(names), rounding)
+def _alone(a: Rows, b: Rows, names_a: set[str], names_b: set[str]) -> Iterator[str]:
+    """Yield sentences on rows and quantities that only one of two runs has."""
+    for run, ours, theirs, names in (("A", a, b, names_a - names_b), ("B", b, a, names_b - names_a)):
+        if rows := sorted(ours.keys() - theirs.keys()):
+            yield f"Only {run} has {len(rows)} rows, the first of iteration {rows[0][0]}, seed {rows[0][1]}."
+        if names:
+            yield f"Only {run} records {', '.join(sorted(names, key=_place))}."
 
 
-def _alone(a: Rows, b: Rows, pairs: Mapping[int, int]) -> Iterator[str]:
-    """Yield sentences on iterations, seeds and quantities that only one of two runs has."""
-    last = {"A": max(a)[0], "B": max(b)[0]}
-    if last["A"] != last["B"]:
-        shorter, longer = sorted(last, key=lambda name: last[name])
-        yield f"{longer} is longer: it ends at iteration {last[longer]}, {shorter} at {last[shorter]}."
-    back = {seed_b: seed_a for seed_a, seed_b in pairs.items()}
-    for name, ours, theirs, partner in (("A", a, b, pairs), ("B", b, a, back)):
-        if seeds := sorted({seed for _, seed in ours} - partner.keys()):
-            yield f"Only {name} has seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
-        within = [(iteration, seed) for iteration, seed in ours if seed in partner and iteration <= min(last.values())]
-        missing = [iteration for iteration, seed in within if (iteration, partner[seed]) not in theirs]
-        if missing:
-            yield f"Only {name} has rows of {len(missing)} iterations in between, the first of {min(missing)}."
-        if names := sorted(_quantities(ours) - _quantities(theirs), key=_place):
-            yield f"Only {name} records {', '.join(names)}."
+def _settings(folder: RunFolder) -> dict[str, Any]:
+    """Return the configuration's fields by name, whatever version of this package wrote it."""
+    if not folder.config_file.is_file():
+        folder.read_config()  # It says what is missing.
+    data = read_json(folder.config_file)
+    if not isinstance(data, dict):
+        raise RunFolderError(f"{folder.config_file} is not a JSON object.")
+    return {name.rpartition("/")[2]: value for name, value in _flat(data)}
+
+
+def _origin(folder: RunFolder, notes: list[str]) -> dict[str, Any]:
+    """Return each entry of a run's provenance, of a resumed run a list where it changed; or add to `notes` why not."""
+    try:
+        if (provenance := folder.read_provenance()) is None:
+            raise RunFolderError(f"there is no {folder.provenance_file}.")
+    except RunFolderError as error:
+        notes.append(f"Code, versions, devices and flags are not compared: {error}")
+        return {}
+    earlier = provenance.get("earlier")
+    held: dict[str, list[Any]] = {}
+    for start in (*(earlier if isinstance(earlier, list) else ()), provenance):
+        for name, value in _flat(start) if isinstance(start, dict) else ():
+            # What is null is not known, which is no difference from where it is.
+            if name.partition("/")[0] not in _OF_EACH_START and value is not None:
+                held.setdefault(name, []).append(value)
+    changes = {name: [value for value, _ in itertools.groupby(values)] for name, values in held.items()}
+    return {name: values[0] if len(values) == 1 else values for name, values in changes.items()}
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[ValueDifference]:
+    """Yield the names under which two mappings do not hold the same."""
+    for name in dict.fromkeys([*a, *b]):
+        left, right = a.get(name), b.get(name)
+        # As text: the sign of a zero counts.
+        if json.dumps(left) != json.dumps(right):
+            yield ValueDifference(name, _short(left), _short(right))
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    if not isinstance(value, str) or len(value) <= _MOST_CHARACTERS:
+        return value
+    lines, checksum = value.splitlines() or [""], hashlib.sha256(value.encode(errors="replace")).hexdigest()
+    return f"{lines[0][:_MOST_CHARACTERS]}... ({len(lines):,} lines, SHA-256 {checksum[:16]})"
+
+
+def _flat(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, value) of a tree's leaves, names as group/name."""
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{inner}", leaf) for inner, leaf in _flat(value))
+        else:
+            yield name, value
