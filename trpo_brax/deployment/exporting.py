@@ -83,7 +83,7 @@ def export(
         task=task.name,
         environment=run.config.environment,
         backend=run.config.rollout.backend if run.config.environment is None else _backend(task),
-        **_components(task, policy, own=run.config.environment is not None),
+        **_components(evaluator, policy),
         action_range=tuple(action_range(policy, actions).tolist()),
         control_period_seconds=_control_period(task, run.config.rollout.action_repeat),
         action_repeat=run.config.rollout.action_repeat,
@@ -141,11 +141,11 @@ def _check(policy: Policy, act: Act, observations: np.ndarray) -> None:
             )
 
 
-def _components(task: Task, policy: Policy, *, own: bool) -> dict[str, Any]:
+def _components(evaluator: Evaluator, policy: Policy) -> dict[str, Any]:
     bounds = policy.specification.bounds
     limits = {
-        "observation": (observation_names(task, own), *clip_limits(policy)),
-        "action": (action_names(task, own), bounds.low, bounds.high),
+        "observation": (observation_names(evaluator.task, evaluator.starts()), *clip_limits(policy)),
+        "action": (action_names(evaluator.task), bounds.low, bounds.high),
     }
     return {
         what: tuple(Component(name, float(low), float(high)) for name, low, high in zip(*parts, strict=True))

@@ -276,6 +276,10 @@ class EpisodeRunner:
                 found[episode] = _recording(frames, row, counted, episode - first)
         return found
 
+    def starts(self, key: jax.Array, world: Any = None) -> Any:
+        """Return the starting states of the first batch of episodes, as the environment gives them."""
+        return self._started(jax.device_put(world, self._same), key, 0, self._batch).state
+
     def _batches(self, episodes: int) -> Iterator[tuple[int, int]]:
         """Yield each batch's first episode and how many of its places are wanted."""
         for first in range(0, episodes, self._batch):

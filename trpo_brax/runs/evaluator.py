@@ -28,7 +28,7 @@ from trpo_brax.randomness import Stream, stream_key
 from trpo_brax.runs.run import Run
 
 if TYPE_CHECKING:
-    from brax.envs import Env
+    from brax.envs import Env, State
 
 MOST_EPISODES = 10**9
 
@@ -128,6 +128,10 @@ class Evaluator:
         """Run some of `run`'s episodes again, keeping what the simulator went through."""
         acting = self._acting(policy_seed)
         return self._runner.record(acting, episode_key(seed, stream), episodes=episodes, chosen=chosen)
+
+    def starts(self) -> State:
+        """Return a batch of starting states."""
+        return self._runner.starts(episode_key(0, Stream.EVALUATION))
 
     def _acting(self, policy_seed: int | None, policy: Policy | None = None) -> Any:
         chosen = policy or self.policies[next(iter(self.policies)) if policy_seed is None else policy_seed]
