@@ -3,25 +3,33 @@
     python experiments/benchmarks.py --tasks inverted_pendulum hopper ant --sweep-task hopper
 
 Writes experiments/results/benchmarks/: a JSON of everything that was measured for each task and number of devices,
-summary.csv with one row each, and sweep.png. What has a JSON already is not measured again. Run it on a machine that
-does nothing else: every ratio is taken within one run, but a busy machine slows the columns unequally.
+summary.csv with one row each, and sweep.png, steps a second against the number of environments. What has a JSON already
+is not measured again. Run it on a machine that does nothing else: every ratio is taken within one run, but a busy
+machine slows the columns unequally.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
+from matplotlib.figure import Figure
 
+from trpo_brax.environments import brax_task
 from trpo_brax.host.devices import usable_cores
+from trpo_brax.presets import preset
+from trpo_brax.views.plots import BLUE, COLOURS, ORANGE
 
 RESULTS = Path(__file__).parent / "results" / "benchmarks"
+LABELS = ("physics alone", "physics and policy", "training")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Arguments:
     """CPU devices to measure on."""
     sweep_task: str | None = None
     """Task to sweep the number of environments of, on the most devices."""
-    sweep_envs: str = "64,256,1024,4096"
+    sweep_envs: tuple[int, ...] = (64, 256, 1024, 4096)
     """Numbers of environments of the sweep."""
     repeats: int = 5
     """Timed repeats; medians are kept."""
@@ -48,10 +56,51 @@ def bench(task: str, devices: int, repeats: int, *more: str) -> dict[str, Any]:
     return report
 
 
+def closed_form(sizes: Sequence[int]) -> float:
+    """Return 4 - 2 (observation h_1) / sum_l in_l out_l: a Fisher product in forward passes of a multilayer perceptron.
+
+    In units of its sum of in x out, a forward pass is 1; the tangent sweep multiplies every layer's input by a change
+    of its weights and, behind the first layer, a change of its input by its weights; the cotangent sweep is that,
+    transposed. Matrix products alone: the least that is needed.
+
+    Args:
+        sizes: observation, hidden layers', action.
+    """
+    products = [inside * outside for inside, outside in itertools.pairwise(sizes)]
+    return 4.0 - 2.0 * products[0] / sum(products)
+
+
+def least_product(task: str) -> float:
+    """Return `closed_form` of a task's preset."""
+    config = preset(task)
+    loaded = brax_task(task, config.rollout.backend)
+    return closed_form((loaded.observation_size, *config.network.policy_hidden_sizes, len(loaded.action_low)))
+
+
+def draw(reports: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw the three columns against the number of environments, which is on a logarithmic axis."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    sizes = [report["num_envs"] for report in reports]
+    for column, label, colour in zip(
+        ("physics", "rollout", "training"), LABELS, (COLOURS[2], BLUE, ORANGE), strict=True
+    ):
+        rates = [report[f"{column}_steps_per_second"] for report in reports]
+        axes.plot(sizes, rates, color=colour, lw=1.2, marker="o", ms=4, label=label)
+    title = f"{reports[0]['task']}, {reports[0]['unroll_length']} steps an iteration"
+    axes.set(title=title, xlabel="environments", ylabel="control steps / s", xscale="log", ylim=(0, None))
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="best")
+    figure.savefig(file, dpi=120)
+
+
 def summary_row(report: dict[str, Any]) -> dict[str, Any]:
     """Return the figures that the README states."""
     parts, whole = report["parts_ms"], report["iteration_ms"]
-    count, closed = (report[f"fisher_product_forward_passes{end}"] for end in ("", "_closed_form"))
+    count = report["fisher_product_forward_passes"]
     start = report["first_iteration_seconds"] or {"cold": None, "warm": None}
     return {
         "task": report["task"],
@@ -66,7 +115,7 @@ def summary_row(report: dict[str, Any]) -> dict[str, Any]:
         "trust_region_share": round(parts["trust_region_step"] / whole, 3),
         "critic_share": round(parts["critic"] / whole, 3),
         "fisher_product_forward_passes": round(count, 3),
-        "fisher_product_to_closed_form": round(count / closed, 3),
+        "fisher_product_to_closed_form": round(count / least_product(report["task"]), 3),
         "first_iteration_cold_seconds": start["cold"] and round(start["cold"], 1),
         "first_iteration_warm_seconds": start["warm"] and round(start["warm"], 1),
     }
@@ -84,11 +133,14 @@ def main(arguments: Arguments) -> None:
                 report = bench(task, devices, arguments.repeats, *start)
                 file.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.sweep_task is not None:
-        file, picture = RESULTS / f"sweep-{arguments.sweep_task}.json", RESULTS / "sweep.png"
-        more = ("--skip-start", "--sweep-envs", arguments.sweep_envs, "--picture", str(picture))
+        file, devices = RESULTS / f"sweep-{arguments.sweep_task}.json", max(arguments.devices)
         if not file.is_file():
-            report = bench(arguments.sweep_task, max(arguments.devices), arguments.repeats, *more)
-            file.write_text(json.dumps(report["sweep"], indent=1) + "\n")
+            swept = [
+                bench(arguments.sweep_task, devices, arguments.repeats, "--skip-start", "--num-envs", str(size))
+                for size in sorted(arguments.sweep_envs)
+            ]
+            file.write_text(json.dumps(swept, indent=1) + "\n")
+        draw(json.loads(file.read_text()), RESULTS / "sweep.png")
     reports = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*-[0-9]*.json"))]
     rows = [summary_row(report) for report in reports]
     with (RESULTS / "summary.csv").open("w", newline="") as table:

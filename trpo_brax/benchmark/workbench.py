@@ -41,3 +41,10 @@ class Workbench:
         sharded = NamedSharding(program.mesh, PartitionSpec("envs"))
         gather = jax.jit(program.iteration.gather, in_shardings=(program.shardings,), out_shardings=sharded)
         return cls(config, task, program.mesh, program, program.iteration, program.initial_state(), gather)
+
+    def planned_bytes(self) -> int:
+        """Return what the compiled program holds while it runs, by the compiler's plan, on all devices together."""
+        # Told for one device, as every one of them runs the same program.
+        plan = self.program.memory_analysis()
+        added = plan.output_size_in_bytes - plan.alias_size_in_bytes
+        return int(plan.argument_size_in_bytes + added + plan.temp_size_in_bytes) * self.mesh.size

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from trpo_brax.benchmark.options import BenchOptions
+from trpo_brax.checked import Checked, Count
 from trpo_brax.cli.configuration import configuration, parse_first, preset_of, with_defaults
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Config
@@ -13,8 +16,20 @@ from trpo_brax.host.console import Console
 
 
 @dataclass(frozen=True)
+class BenchOptions(Checked):
+    """How to measure, and what to print."""
+
+    repeats: Annotated[int, Count(1)] = 5
+    """Timed repeats of everything, after a warm-up; medians are reported."""
+    skip_start: bool = False
+    """Leave out the time from start to first iteration: it takes two or more starts of the trainer."""
+    json: bool = False
+    """Print one JSON object and nothing else on standard output."""
+
+
+@dataclass(frozen=True)
 class BenchArguments(Config):
-    """Measure speed and memory on the devices that training would use, and where they go."""
+    """Measure speed on the devices that training would use, and where the time goes."""
 
     bench: BenchOptions = field(default_factory=BenchOptions)
 
@@ -23,8 +38,13 @@ def bench(words: list[str]) -> int:
     """Run `trpo-brax bench` and return its exit status."""
     first = parse_first(BenchArguments, words, "bench")
     arguments = parse(BenchArguments, words, "bench", default=with_defaults(BenchArguments, preset_of(first)))
-    console = Console(sys.stderr)
-    with console.stage("Loading JAX and Brax"):
-        from trpo_brax.benchmark import run_bench
-    run_bench(configuration(arguments), arguments.bench, console)
+    options, console = arguments.bench, Console(sys.stderr)
+    # An environment's author may print: standard output is for the result alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        with console.stage("Loading JAX and Brax"):
+            from trpo_brax.benchmark.measure import bench as measure
+        report = measure(
+            configuration(arguments), repeats=options.repeats, skip_start=options.skip_start, console=console
+        )
+    print(json.dumps(report.to_dict(), allow_nan=False) if options.json else report.table())
     return 0
