@@ -92,19 +92,23 @@ def cvar_difference(
         confidence: two-sided.
         seed: of the resamples.
     """
+    from scipy import stats
+
     ours, theirs = np.asarray(reference, np.float64), np.asarray(other, np.float64)
     middle = conditional_value_at_risk(theirs, alpha) - conditional_value_at_risk(ours, alpha)
     if ours.size < 2:
         return Interval(middle, -math.inf, math.inf)
-    generator = np.random.default_rng(seed)
-    differences: list[float] = []
-    while len(differences) < _RESAMPLES:
-        rows = min(_RESAMPLES - len(differences), max(1, _RESAMPLES_AT_ONCE // ours.size))
-        drawn = generator.integers(0, ours.size, (rows, ours.size))
-        differences += (_worst(theirs[drawn], alpha) - _worst(ours[drawn], alpha)).tolist()
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(differences, (tail, 1 - tail))
-    return Interval(middle, float(low), float(high))
+    found = stats.bootstrap(
+        (ours, theirs),
+        lambda ours, theirs, axis: _worst(theirs, alpha) - _worst(ours, alpha),
+        paired=True,
+        n_resamples=_RESAMPLES,
+        batch=max(1, _RESAMPLES_AT_ONCE // ours.size),
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(middle, float(found.low), float(found.high))
 
 
 def same_distribution_p_value(reference: npt.ArrayLike, other: npt.ArrayLike) -> float | None:
@@ -122,9 +126,9 @@ def same_distribution_p_value(reference: npt.ArrayLike, other: npt.ArrayLike) ->
 
 
 def _worst(values: np.ndarray, alpha: float) -> np.ndarray:
-    """Return the mean of the worst share of each row [R, E] -> [R]."""
-    count = math.ceil(alpha * values.shape[1])
-    means: np.ndarray = np.partition(values, count - 1, axis=1)[:, :count].mean(axis=1)
+    """Return the mean of the worst share along the last axis."""
+    count = math.ceil(alpha * values.shape[-1])
+    means: np.ndarray = np.partition(values, count - 1)[..., :count].mean(axis=-1)
     return means
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _TRIMMED = 0.25
-_RESAMPLES = 2000
+_RESAMPLES, _AT_ONCE = 2000, 100
 _SEED = 0
 
 
@@ -34,22 +34,24 @@ def bootstrap_interval(values: npt.ArrayLike, confidence: float = 0.95) -> tuple
     their range, and with ten from a normal distribution it covers in about nine cases of ten: few seeds say little.
 
     Args:
-        values: [n, X], resampled along n in the same way at every X.
+        values: [n, X], n at least 2, resampled along n in the same way at every X.
         confidence: of the interval, between 0 and 1.
 
     Returns:
         Its lower and upper end, [X] each.
     """
+    from scipy import stats
+
     ordered = np.sort(np.asarray(values, np.float64), axis=0)
-    count = len(ordered)
-    chosen = np.sort(np.random.default_rng(_SEED).integers(0, count, (_RESAMPLES, count)), axis=1)
-    # Sorted places in sorted values are a sorted resample: its middle half is the same places at every X, so that all
-    # resamples at all X are one matrix product.
-    trimmed = int(_TRIMMED * count)
-    middle = chosen[:, trimmed : count - trimmed]
-    times_used = (middle[:, :, None] == np.arange(count)).sum(axis=1)
     # Distances from the lowest value: where all values are equal they are exactly 0, and so is the interval's width.
-    means = times_used @ (ordered - ordered[0]) / middle.shape[1]
-    tail = (1.0 - confidence) / 2.0
-    low, high = ordered[0] + np.quantile(means, [tail, 1.0 - tail], axis=0)
-    return low, high
+    found = stats.bootstrap(
+        (ordered - ordered[0],),
+        lambda sample, axis: stats.trim_mean(sample, _TRIMMED, axis=axis),
+        n_resamples=_RESAMPLES,
+        batch=_AT_ONCE,
+        axis=0,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(_SEED),
+    ).confidence_interval
+    return ordered[0] + found.low, ordered[0] + found.high
