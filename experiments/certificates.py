@@ -28,8 +28,8 @@ from trpo_brax.certification.certifier import certify
 from trpo_brax.certification.settings import Certification, Listener
 from trpo_brax.deployment import export, verify
 from trpo_brax.host.console import Console
-from trpo_brax.views.page import png_of
 from trpo_brax.views.perturbation_plots import perturbation_figure
+from trpo_brax.views.plots import png_of
 
 RESULTS = Path(__file__).parent / "results" / "certificates"
 _OBSERVED = ("return_mean", "return_quantile_05", "return_cvar_05", "return_min", "failure_rate")

@@ -167,7 +167,7 @@ class TestRefused:
         earlier = run.policy(2)
         convert = exporting.convert
         monkeypatch.setattr(exporting, "convert", lambda policy, format: convert(earlier, format))
-        with pytest.raises(ArtifactError, match="the exported model is not the policy: at batch 1"):
+        with pytest.raises(ArtifactError, match="the exported model is not the policy: over"):
             export(run, tmp_path / "out", environment=History())
         assert not list(tmp_path.iterdir())
 

@@ -20,8 +20,9 @@ from tests.deployment.conftest import compiled_once
 from tests.tiny_environments import History
 from trpo_brax.deployment import Artifact, ArtifactError, Verification, verification, verify
 from trpo_brax.deployment.formats import actor, convert, policy_act
+from trpo_brax.deployment.observations import compare_actions
 from trpo_brax.deployment.statements import Certified
-from trpo_brax.deployment.verification import compare_actions, compare_episodes
+from trpo_brax.deployment.verification import compare_episodes
 from trpo_brax.errors import CheckpointError, ConfigError, UserError
 from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes
 from trpo_brax.policy import ObservationStatistics, Policy

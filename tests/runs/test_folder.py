@@ -20,7 +20,7 @@ from trpo_brax.config import Config, override, to_dict
 from trpo_brax.errors import RunFolderError
 from trpo_brax.runs.files import read_json, write_json
 from trpo_brax.runs.folder import RunFolder, default_run_dir
-from trpo_brax.runs.records import cut_metrics, read_metrics
+from trpo_brax.runs.records import read_metrics, write_records
 
 CONFIG = override(Config(), task="ant", seed=3)
 
@@ -249,7 +249,6 @@ class TestMetrics:
 
     def test_none_yet(self, folder: RunFolder) -> None:
         assert read_metrics(folder.metrics_file) == []
-        assert cut_metrics(folder.metrics_file, 0) == []
 
     def test_it_is_read_back(self, folder: RunFolder) -> None:
         self.write(folder, rows(5))
@@ -265,11 +264,11 @@ class TestMetrics:
         self.write(folder, rows(2), json.dumps(rows(3)[2]))
         assert read_metrics(folder.metrics_file) == rows(2)
 
-    @pytest.mark.parametrize("iteration", [0, 3, 5, 9])
-    def test_it_is_cut_back_to_the_checkpoint(self, folder: RunFolder, iteration: int) -> None:
+    @pytest.mark.parametrize("count", [0, 3, 5])
+    def test_what_is_kept_takes_the_place_of_all_there_was(self, folder: RunFolder, count: int) -> None:
         self.write(folder, rows(5), '{"iteration": 6, "env')
-        assert cut_metrics(folder.metrics_file, iteration) == rows(min(iteration, 5))
-        assert folder.metrics_file.read_text() == "".join(f"{json.dumps(row)}\n" for row in rows(min(iteration, 5)))
+        write_records(folder.metrics_file, rows(count))
+        assert folder.metrics_file.read_text() == "".join(f"{json.dumps(row)}\n" for row in rows(count))
         assert contents(folder.path).keys() == {"config.json", "metrics.jsonl"}
 
     @pytest.mark.parametrize("line", ["garbage", "{}", "[1]", '{"iteration": "one"}'])
@@ -277,5 +276,5 @@ class TestMetrics:
         self.write(folder, rows(2), f"{line}\n{json.dumps(rows(3)[2])}\n")
         before = contents(folder.path)
         with pytest.raises(RunFolderError, match=r"metrics\.jsonl"):
-            cut_metrics(folder.metrics_file, 2)
+            read_metrics(folder.metrics_file)
         assert contents(folder.path) == before

@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.recorder import Recorder
-from trpo_brax.runs.records import cut_metrics, read_metrics
+from trpo_brax.runs.records import read_metrics, write_records
 
 
 def row(iteration: int, **changes: Any) -> dict[str, Any]:
@@ -67,6 +67,13 @@ def scalars(found: list[Event]) -> list[tuple[int, str, float]]:
             shown = [point for point in shown if point[0] < event.step]
         shown += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
     return shown
+
+
+def kept(folder: RunFolder, iteration: int) -> list[dict[str, Any]]:
+    """Leave the records up to an iteration, as resuming from its checkpoint does."""
+    records = [record for record in read_metrics(folder.metrics_file) if record["iteration"] <= iteration]
+    write_records(folder.metrics_file, records)
+    return records
 
 
 def next_second() -> None:
@@ -130,7 +137,7 @@ class TestRecorder:
             first.add([row(iteration, kl_mean=0.25)])
         first.flush()
         next_second()
-        second = Recorder(folder, cut_metrics(folder.metrics_file, 2))
+        second = Recorder(folder, kept(folder, 2))
         for iteration in (3, 4, 5):
             second.add([row(iteration, kl_mean=0.5)])
         second.flush()
@@ -143,7 +150,7 @@ class TestRecorder:
         first.add([row(1, kl_mean=0.25)])
         first.flush()
         next_second()
-        second = Recorder(folder, cut_metrics(folder.metrics_file, 0))
+        second = Recorder(folder, kept(folder, 0))
         second.add([row(1, kl_mean=0.5)])
         second.flush()
         assert [value for _, tag, value in scalars(events(folder)) if tag == "kl_mean"] == [0.5]

@@ -8,36 +8,22 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
-from tyro.conf import Positional
+from typing import Any
 
 from trpo_brax.certification.settings import Certification, Listener
-from trpo_brax.cli.opening import open_run
+from trpo_brax.cli.opening import PolicyArguments
 from trpo_brax.cli.parsing import parse
-from trpo_brax.config import Platform
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
 
 
 @dataclass(frozen=True)
-class CertifyArguments:
+class CertifyArguments(PolicyArguments):
     """State what a policy will do, with stated confidence, from episodes drawn for nothing else."""
 
-    run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder."""
-    checkpoint: str = "latest"
-    """latest, best (by evaluation return, where --eval-every was on, else by training return) or an iteration."""
     statements: Certification = field(default_factory=Certification)
     output: str | None = None
     """Folder for certificate.json and certificate.html; by default the run's."""
-    policy_seed: int | None = None
-    """Whose policy, in a run of several seeds; by default the first one's."""
-    environment: str | None = None
-    """package.module:Class, for a run on an environment of your own."""
-    platform: Platform = "auto"
-    """auto: what JAX finds; cpu; gpu: fail where there is none."""
     json: bool = False
     """Print one JSON object, that of certificate.json, and nothing else on standard output."""
 
@@ -64,7 +50,7 @@ def certify(words: list[str]) -> int:
 
 def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
     console = Console(sys.stderr)
-    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.statements.episodes, console)
+    opened = arguments.open(arguments.statements.episodes, console)
     from trpo_brax.certification.certifier import certify as certify_run
     from trpo_brax.runs.files import write_text
     from trpo_brax.views.certificate_page import certificate_page

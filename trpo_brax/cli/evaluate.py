@@ -8,14 +8,10 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-from tyro.conf import Positional
-
-from trpo_brax.cli.opening import open_run
+from trpo_brax.cli.opening import EpisodeArguments
 from trpo_brax.cli.parsing import parse
-from trpo_brax.config import Platform
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
 
@@ -24,29 +20,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EvaluateArguments:
+class EvaluateArguments(EpisodeArguments):
     """Run episodes of a trained policy and print statistics of their returns."""
 
-    run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder."""
-    checkpoint: str = "latest"
-    """latest, best (by evaluation return, where --eval-every was on, else by training return) or an iteration."""
-    episodes: int = 1000
-    """How many; they run in parallel, in batches, each environment's first."""
-    stochastic: bool = False
-    """Sample actions as in training, instead of acting by the mode."""
     failure: str = "terminated"
     """What fails: "terminated" (before its time limit), "return < X", "length < X" or several with "or"; and NaN."""
-    seed: int = 0
-    """Seed of the episodes; no training draws from the same stream."""
     output: str | None = None
     """File to write every episode to, as NumPy's .npz: returns, lengths, terminated, nonfinite, failed."""
-    policy_seed: int | None = None
-    """Whose policy, in a run of several seeds; by default the first one's."""
-    environment: str | None = None
-    """package.module:Class, for a run on an environment of your own."""
-    platform: Platform = "auto"
-    """auto: what JAX finds; cpu; gpu: fail where there is none."""
     json: bool = False
     """Print one JSON object and nothing else on standard output."""
 
@@ -68,7 +48,7 @@ def evaluate(words: list[str]) -> int:
 def _report(arguments: EvaluateArguments) -> dict[str, Any]:
     console = Console(sys.stderr)
     from trpo_brax.evaluation import Failure, Watcher, summarize
-    from trpo_brax.runs.evaluator import Evaluator, check_episodes
+    from trpo_brax.runs.evaluator import check_episodes
 
     # What cannot work is said before anything slow is begun.
     check_episodes(arguments.episodes, arguments.seed)
@@ -77,15 +57,8 @@ def _report(arguments: EvaluateArguments) -> dict[str, Any]:
         raise UserError(f"output must be a file that ends in .npz, not {arguments.output}.")
     if arguments.output is not None and not Path(arguments.output).absolute().parent.is_dir():
         raise UserError(f"{arguments.output} cannot be written: there is no such folder.")
-    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.episodes, console)
-    evaluator = Evaluator(
-        opened.run,
-        episodes=arguments.episodes,
-        checkpoint=arguments.checkpoint,
-        policy_seeds=[opened.run.check_seed(arguments.policy_seed)],
-        stochastic=arguments.stochastic,
-        environment=opened.environment,
-    )
+    opened = arguments.open(arguments.episodes, console)
+    evaluator = arguments.evaluator(opened)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     if arguments.output is not None:

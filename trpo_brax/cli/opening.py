@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import Positional
 
 from trpo_brax.config import Platform, RuntimeConfig
 from trpo_brax.host.console import Console
@@ -12,6 +15,7 @@ from trpo_brax.host.console import Console
 if TYPE_CHECKING:
     from brax.envs import Env
 
+    from trpo_brax.runs.evaluator import Evaluator
     from trpo_brax.runs.run import Run
 
 
@@ -48,3 +52,48 @@ def open_run(path: str, environment: str | None, platform: Platform, parallel: i
     # What cannot work is said before anything slow is begun.
     run.task(own)
     return OpenedRun(run, own)
+
+
+@dataclass(frozen=True)
+class PolicyArguments:
+    """Which policy of which run."""
+
+    run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    checkpoint: str = "latest"
+    """latest, best (by evaluation return, where --eval-every was on, else by training return) or an iteration."""
+    policy_seed: int | None = None
+    """Whose policy, in a run of several seeds; by default the first one's."""
+    environment: str | None = None
+    """package.module:Class, for a run on an environment of your own."""
+    platform: Platform = "auto"
+    """auto: what JAX finds; cpu; gpu: fail where there is none."""
+
+    def open(self, parallel: int, console: Console) -> OpenedRun:
+        """Return the run by `open_run`."""
+        return open_run(self.run, self.environment, self.platform, parallel, console)
+
+
+@dataclass(frozen=True)
+class EpisodeArguments(PolicyArguments):
+    """Which episodes of it."""
+
+    episodes: int = 1000
+    """How many; they run in parallel, in batches, each environment's first."""
+    stochastic: bool = False
+    """Sample actions as in training, instead of acting by the mode."""
+    seed: int = 0
+    """Seed of the episodes; no training draws from the same stream."""
+
+    def evaluator(self, opened: OpenedRun) -> Evaluator:
+        """Return what runs them."""
+        from trpo_brax.runs.evaluator import Evaluator
+
+        return Evaluator(
+            opened.run,
+            episodes=self.episodes,
+            checkpoint=self.checkpoint,
+            policy_seeds=[opened.run.check_seed(self.policy_seed)],
+            stochastic=self.stochastic,
+            environment=opened.environment,
+        )

@@ -6,32 +6,19 @@ import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-from tyro.conf import Positional
-
-from trpo_brax.cli.opening import open_run
+from trpo_brax.cli.opening import EpisodeArguments
 from trpo_brax.cli.parsing import parse
-from trpo_brax.config import Platform
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
 
 
 @dataclass(frozen=True)
-class RenderArguments:
+class RenderArguments(EpisodeArguments):
     """Make videos of the worst, the median and the best of many episodes of a trained policy."""
 
-    run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder."""
-    checkpoint: str = "latest"
-    """latest, best (by evaluation return, where --eval-every was on, else by training return) or an iteration."""
     episodes: int = 128
     """How many to choose the three from."""
-    stochastic: bool = False
-    """Sample actions as in training, instead of acting by the mode."""
-    seed: int = 0
-    """Seed of the episodes; no training draws from the same stream."""
     output: str | None = None
     """Folder to write worst.mp4, median.mp4 and best.mp4 to; by default videos in the run folder."""
     width: int = 640
@@ -43,12 +30,6 @@ class RenderArguments:
     that of the physics either way."""
     camera: str | None = None
     """Name of one of the model's cameras; by default one that keeps what moves in the picture."""
-    policy_seed: int | None = None
-    """Whose policy, in a run of several seeds; by default the first one's."""
-    environment: str | None = None
-    """package.module:Class, for a run on an environment of your own."""
-    platform: Platform = "auto"
-    """auto: what JAX finds; cpu; gpu: fail where there is none."""
 
 
 def render(words: list[str]) -> int:
@@ -65,7 +46,7 @@ def render(words: list[str]) -> int:
 def _videos(arguments: RenderArguments) -> list[str]:
     console = Console(sys.stderr)
     from trpo_brax.evaluation import Watcher
-    from trpo_brax.runs.evaluator import Evaluator, check_episodes
+    from trpo_brax.runs.evaluator import check_episodes
     from trpo_brax.views.camera import model_camera
     from trpo_brax.views.opengl import choose_platform
     from trpo_brax.views.rendering import drawable_model
@@ -75,7 +56,7 @@ def _videos(arguments: RenderArguments) -> list[str]:
     check_episodes(arguments.episodes, arguments.seed)
     options = VideoOptions(arguments.width, arguments.height, arguments.fps, arguments.camera)
     drawing = choose_platform()
-    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.episodes, console)
+    opened = arguments.open(arguments.episodes, console)
     task = opened.run.task(opened.environment)
     model = drawable_model(task.environment, task.name)
     if arguments.camera is not None:
@@ -83,14 +64,7 @@ def _videos(arguments: RenderArguments) -> list[str]:
     folder = opened.run.path / "videos" if arguments.output is None else Path(arguments.output)
     if arguments.output is None and folder.is_symlink():
         raise UserError(f"{folder} is a link, and nothing is written through it: name a folder by --output.")
-    evaluator = Evaluator(
-        opened.run,
-        episodes=arguments.episodes,
-        checkpoint=arguments.checkpoint,
-        policy_seeds=[opened.run.check_seed(arguments.policy_seed)],
-        stochastic=arguments.stochastic,
-        environment=opened.environment,
-    )
+    evaluator = arguments.evaluator(opened)
     make_folder(folder)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))

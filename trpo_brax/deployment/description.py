@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -87,26 +87,12 @@ class Description:
         """Return the content of `policy.json`."""
         return {
             "format_version": _FORMAT_VERSION,
-            "format": self.format,
-            "artifact": self.artifact,
-            "artifact_sha256": self.artifact_sha256,
-            "policy_sha256": self.policy_sha256,
             "how_to_run": _HOW_TO_RUN[self.format],
             "input": {"name": INPUT, "dtype": "float32", "shape": ["batch", len(self.observation)]},
             "output": {"name": OUTPUT, "dtype": "float32", "shape": ["batch", len(self.action)]},
-            "task": self.task,
-            "environment": self.environment,
-            "backend": self.backend,
-            "control_period_seconds": self.control_period_seconds,
-            "action_repeat": self.action_repeat,
+            **{name: getattr(self, name) for name in _PLAIN},
             "observation": [component.to_dict() for component in self.observation],
             "action": [component.to_dict() for component in self.action],
-            "action_range": list(self.action_range),
-            "checkpoint_iteration": self.checkpoint_iteration,
-            "checkpoint_sha256": self.checkpoint_sha256,
-            "policy_seed": self.policy_seed,
-            "versions": dict(self.versions),
-            "certificate": None if self.certificate is None else dict(self.certificate),
             "golden": {
                 "observations": self.golden_observations.astype(float).tolist(),
                 "actions": self.golden_actions.astype(float).tolist(),
@@ -121,39 +107,19 @@ class Description:
             ArtifactError: it is something else; the sentence names `where`.
         """
         try:
-            if data["format_version"] != _FORMAT_VERSION or data["format"] not in get_args(Format):
+            if data["format_version"] != _FORMAT_VERSION:
                 raise ValueError("another format")
-            observation = tuple(map(Component.from_dict, data["observation"]))
-            action = tuple(map(Component.from_dict, data["action"]))
-            golden = {name: np.asarray(data["golden"][name], np.float32) for name in ("observations", "actions")}
-            count = len(golden["observations"])
-            if golden["observations"].shape != (count, len(observation)) or golden["actions"].shape != (
-                count,
-                len(action),
-            ):
-                raise ValueError("golden pairs of other sizes")
-            certificate = data["certificate"]
             description = cls(
-                format=data["format"],
-                artifact=data["artifact"],
-                artifact_sha256=data["artifact_sha256"],
-                policy_sha256=data["policy_sha256"],
-                task=str(data["task"]),
-                environment=data["environment"],
-                backend=str(data["backend"]),
-                observation=observation,
-                action=action,
-                action_range=tuple(map(float, data["action_range"])),
-                control_period_seconds=data["control_period_seconds"],
-                action_repeat=int(data["action_repeat"]),
-                checkpoint_iteration=int(data["checkpoint_iteration"]),
-                checkpoint_sha256=data["checkpoint_sha256"],
-                policy_seed=int(data["policy_seed"]),
-                versions=dict(data["versions"]),
-                golden_observations=golden["observations"],
-                golden_actions=golden["actions"],
-                certificate=None if certificate is None else dict(certificate),
+                **{name: read(data[name]) for name, read in _PLAIN.items()},
+                observation=tuple(map(Component.from_dict, data["observation"])),
+                action=tuple(map(Component.from_dict, data["action"])),
+                golden_observations=np.asarray(data["golden"]["observations"], np.float32),
+                golden_actions=np.asarray(data["golden"]["actions"], np.float32),
             )
+            sizes = (len(description.observation), len(description.action))
+            golden = (description.golden_observations, description.golden_actions)
+            if [one.shape for one in golden] != [(len(golden[0]), size) for size in sizes]:
+                raise ValueError("golden pairs of other sizes")
             hashes = (description.artifact_sha256, description.policy_sha256, description.checkpoint_sha256)
             if description.artifact != MODELS[description.format] or not all(map(_SHA256.fullmatch, hashes)):
                 raise ValueError("names that no export has")
@@ -161,6 +127,29 @@ class Description:
             raise ArtifactError(f"{where} is not the description of an exported policy.") from error
         return description
 
+
+def _maybe(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "format": str,
+    "artifact": str,
+    "artifact_sha256": str,
+    "policy_sha256": str,
+    "task": str,
+    "environment": _maybe(str),
+    "backend": str,
+    "control_period_seconds": _maybe(float),
+    "action_repeat": int,
+    "action_range": lambda values: tuple(map(float, values)),
+    "checkpoint_iteration": int,
+    "checkpoint_sha256": str,
+    "policy_seed": int,
+    "versions": dict,
+    "certificate": _maybe(dict),
+}
+"""Field that stands in JSON as it is -> what reads it back."""
 
 _HOW_TO_RUN: dict[Format, str] = {
     "onnx": (

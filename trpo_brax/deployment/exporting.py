@@ -12,7 +12,14 @@ from trpo_brax.deployment.artifact import Artifact, check_output, sha256, write_
 from trpo_brax.deployment.description import MODELS, ArtifactError, Component, Description, Format
 from trpo_brax.deployment.formats import Act, actor, convert, policy_act, require
 from trpo_brax.deployment.names import action_names, observation_names
-from trpo_brax.deployment.observations import action_range, clip_limits, corner_observations, visited_observations
+from trpo_brax.deployment.observations import (
+    BATCHES,
+    action_range,
+    clip_limits,
+    compare_actions,
+    corner_observations,
+    visited_observations,
+)
 from trpo_brax.environments import Task
 from trpo_brax.policy import Policy
 from trpo_brax.runs.certificates import CERTIFICATE, is_finished
@@ -128,17 +135,11 @@ def _check(policy: Policy, act: Act, observations: np.ndarray) -> None:
     Raises:
         ArtifactError: they differ.
     """
-    tested = np.concatenate([observations, corner_observations(policy, _CHECKED_CORNERS)])
-    wanted = policy_act(policy)(tested)
-    units = action_range(policy, wanted)
-    for batch in (1, 2, 7, len(tested)):
-        parts = [act(tested[first : first + batch]) for first in range(0, len(tested), batch)]
-        difference = float(np.max(np.abs(np.concatenate(parts) - wanted) / units))
-        if not difference <= TOLERANCE:
-            raise ArtifactError(
-                f"the exported model is not the policy: at batch {batch} its actions differ by {difference:.1e} of "
-                f"their range, and at most {TOLERANCE:.0e} is expected of rounding."
-            )
+    compared = {"golden": observations, "corner": corner_observations(policy, _CHECKED_CORNERS)}
+    batches = (*BATCHES, _CHECKED_CORNERS)
+    finding = compare_actions(act, policy_act(policy), policy, compared, batches).finding(TOLERANCE)
+    if not finding.passed:
+        raise ArtifactError(f"the exported model is not the policy: {finding.sentence}.")
 
 
 def _components(evaluator: Evaluator, policy: Policy) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from trpo_brax.deployment.description import INPUT, OUTPUT, ArtifactError, Format
 from trpo_brax.policy import Policy
+from trpo_brax.runs.storage import first_line
 
 Act = Callable[[np.ndarray], np.ndarray]
 """Observations float32 [batch, observation] -> actions float32 [batch, A]."""
@@ -89,7 +90,7 @@ def _to_onnx(policy: Policy) -> bytes:
             model.ir_version = _IR_VERSION
             onnx.checker.check_model(model, full_check=True)
         except refusals as error:
-            raise ArtifactError(f"the policy cannot be written as ONNX: {_first_line(error)}.") from error
+            raise ArtifactError(f"the policy cannot be written as ONNX: {first_line(error).rstrip('.')}.") from error
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
@@ -102,7 +103,7 @@ def _onnx_actor(model: bytes) -> Act:
     try:
         session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
-        raise ArtifactError(f"onnxruntime cannot load the model: {_first_line(error)}.") from error
+        raise ArtifactError(f"onnxruntime cannot load the model: {first_line(error).rstrip('.')}.") from error
     names = [[value.name for value in values] for values in (session.get_inputs(), session.get_outputs()[:1])]
     if names != [[INPUT], [OUTPUT]]:
         raise ArtifactError(f"the model maps {names[0]} to {names[1]}, not ['{INPUT}'] to ['{OUTPUT}'].")
@@ -126,7 +127,7 @@ def _stablehlo_actor(model: bytes) -> Act:
         exported = jax.export.deserialize(bytearray(model))
         call: Any = jax.jit(exported.call)
     except Exception as error:  # the reader of the format raises whatever its parts do
-        raise ArtifactError(f"JAX cannot load the model: {_first_line(error)}.") from error
+        raise ArtifactError(f"JAX cannot load the model: {first_line(error).rstrip('.')}.") from error
     shapes = [[len(value.shape) for value in values] for values in (exported.in_avals, exported.out_avals)]
     if shapes != [[2], [2]]:
         raise ArtifactError("the model does not map one array [batch, observation] to one array [batch, action].")
@@ -156,7 +157,3 @@ def _silent(*loggers: str) -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]

@@ -1,16 +1,22 @@
-"""Observations to hold an exported policy against: those that its policy meets, and those that nobody hopes to meet."""
+"""Observations to compare actions over: those that a policy meets, and those that nobody hopes to meet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from trpo_brax.deployment.description import ArtifactError
+from trpo_brax.deployment.findings import OpenLoop
+from trpo_brax.deployment.formats import Act
 from trpo_brax.evaluation import EvaluationStopped, Watcher
 from trpo_brax.policy import Policy
 from trpo_brax.randomness import Stream
 from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.storage import first_line
+
+BATCHES = (1, 2, 7)
 
 _MOST_BATCHES = 1000
 _MOST_AT_ONCE = 128
@@ -22,7 +28,7 @@ _DECADES = 30.0
 
 def visited_observations(
     evaluator: Evaluator,
-    act: Callable[[np.ndarray], np.ndarray],
+    act: Act,
     count: int,
     *,
     episodes: int,
@@ -54,9 +60,7 @@ def visited_observations(
     return met[generator.choice(len(met), count, replace=len(met) < count)]
 
 
-def _one_batch(
-    evaluator: Evaluator, act: Callable[[np.ndarray], np.ndarray], seed: int, episodes: int, most_steps: int | None
-) -> list[np.ndarray]:
+def _one_batch(evaluator: Evaluator, act: Act, seed: int, episodes: int, most_steps: int | None) -> list[np.ndarray]:
     """Return what each of a batch's episodes observed, the starting observation first."""
     steps: list[np.ndarray] = []
 
@@ -107,6 +111,36 @@ def corner_observations(policy: Policy, count: int) -> np.ndarray:
     random = np.select([kind == 0, kind == 1, kind == 2], [low, high, between], any_size).astype(np.float32)
     clipped = np.clip(np.stack(rows[:count]), -_LARGEST, _LARGEST).astype(np.float32)
     return np.concatenate([clipped, random])
+
+
+def compare_actions(
+    act: Act, reference: Act, policy: Policy, observations: Mapping[str, np.ndarray], batches: Sequence[int] = BATCHES
+) -> OpenLoop:
+    """Compare actions over all observations at several batch sizes.
+
+    Args:
+        act: the exported policy.
+        reference: the policy itself.
+        policy: whose action range is the unit.
+        observations: kind -> float32 [N, observation].
+        batches: their sizes.
+    """
+    wanted = {kind: reference(values) for kind, values in observations.items()}
+    units = action_range(policy, np.concatenate(list(wanted.values())))
+    differences: dict[str, float] = {}
+    refused: dict[int, str] = {}
+    for batch in batches:
+        try:
+            for kind, values in observations.items():
+                parts = [act(values[first : first + batch]) for first in range(0, len(values), batch)]
+                actions = np.concatenate(parts)
+                if actions.shape != wanted[kind].shape:
+                    raise ValueError(f"it gives actions of shape {parts[0].shape}")
+                difference = float(np.max(np.abs(actions.astype(np.float64) - wanted[kind]) / units))
+                differences[f"{kind}, batch {batch}"] = difference if math.isfinite(difference) else math.inf
+        except Exception as error:  # what a runtime raises of a model that it cannot run shares no base class
+            refused[batch] = first_line(error)
+    return OpenLoop(sum(map(len, observations.values())), differences, refused)
 
 
 def clip_limits(policy: Policy) -> tuple[np.ndarray, np.ndarray]:

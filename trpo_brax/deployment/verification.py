@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context
 from typing import TYPE_CHECKING
 
@@ -21,13 +20,12 @@ from trpo_brax.deployment.comparison import (
 )
 from trpo_brax.deployment.description import ArtifactError
 from trpo_brax.deployment.exporting import TOLERANCE, read_certificate
-from trpo_brax.deployment.findings import CONFIDENCE, ClosedLoop, Comparison, Finding, OpenLoop, Verification
+from trpo_brax.deployment.findings import CONFIDENCE, ClosedLoop, Comparison, Finding, Verification
 from trpo_brax.deployment.formats import Act, actor, policy_act
-from trpo_brax.deployment.observations import action_range, corner_observations, visited_observations
+from trpo_brax.deployment.observations import compare_actions, corner_observations, visited_observations
 from trpo_brax.deployment.statements import Certified, StatementCheck
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes, Failure, Watcher
-from trpo_brax.policy import Policy
 from trpo_brax.randomness import Stream
 from trpo_brax.runs.evaluator import MOST_EPISODES, Evaluator, check_episodes
 from trpo_brax.runs.run import Run
@@ -35,7 +33,6 @@ from trpo_brax.runs.run import Run
 if TYPE_CHECKING:
     from brax.envs import Env
 
-BATCHES = (1, 2, 7)
 _EPISODES = 1000
 _VISITING_EPISODES = 128
 _ALPHA = 0.05
@@ -131,33 +128,6 @@ def _certified(artifact: Artifact, run: Run, fingerprint: str) -> Certified | No
     if certificate is None and carried is not None and carried.get("policy_sha256") == fingerprint:
         certificate = dict(carried)
     return Certified.read(certificate)
-
-
-def compare_actions(act: Act, reference: Act, policy: Policy, observations: Mapping[str, np.ndarray]) -> OpenLoop:
-    """Compare actions over all observations at each of `BATCHES`.
-
-    Args:
-        act: the exported policy.
-        reference: the policy itself.
-        policy: whose action range is the unit.
-        observations: kind -> float32 [N, observation].
-    """
-    wanted = {kind: reference(values) for kind, values in observations.items()}
-    units = action_range(policy, np.concatenate(list(wanted.values())))
-    differences: dict[str, float] = {}
-    refused: dict[int, str] = {}
-    for batch in BATCHES:
-        try:
-            for kind, values in observations.items():
-                parts = [act(values[first : first + batch]) for first in range(0, len(values), batch)]
-                actions = np.concatenate(parts)
-                if actions.shape != wanted[kind].shape:
-                    raise ValueError(f"it gives actions of shape {parts[0].shape}")
-                difference = float(np.max(np.abs(actions.astype(np.float64) - wanted[kind]) / units))
-                differences[f"{kind}, batch {batch}"] = difference if math.isfinite(difference) else math.inf
-        except Exception as error:  # what a runtime raises of a model that it cannot run shares no base class
-            refused[batch] = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return OpenLoop(sum(map(len, observations.values())), differences, refused)
 
 
 def compare_episodes(

@@ -61,13 +61,6 @@ def readable_metrics(file: Path) -> tuple[list[dict[str, Any]], bool]:
     return records, damaged
 
 
-def cut_metrics(file: Path, iteration: int) -> list[dict[str, Any]]:
-    """Drop the metrics of iterations after `iteration` and return what is left."""
-    kept = [record for record in read_metrics(file) if record["iteration"] <= iteration]
-    write_records(file, kept)
-    return kept
-
-
 def write_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
     """Write a metrics.jsonl whole or not at all."""
     write_text(file, "".join(f"{json.dumps(record)}\n" for record in records))

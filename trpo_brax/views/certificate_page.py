@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trpo_brax.views.page import document, picture, png_of, table, text
+from trpo_brax.views.page import document, picture, table, text
 from trpo_brax.views.perturbation_plots import LABELS, perturbation_figure
+from trpo_brax.views.plots import png_of
 
 _SOURCES = {
     "given": "given by whoever asked for the certificate",

@@ -5,11 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Sequence
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from typing import Any
 
 # What the page may load is nothing but what is in it: a run folder's texts are anybody's.
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
@@ -75,16 +71,6 @@ def video(mp4: bytes, caption: str) -> str:
         f'<figure><video controls loop muted playsinline preload="metadata" src="{source}"></video>'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
-
-
-def png_of(figure: Figure) -> bytes:
-    """Return a figure as a compressed PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    buffer = BytesIO()
-    figure.savefig(buffer, dpi=110, format="png", pil_kwargs={"optimize": True})
-    return buffer.getvalue()
 
 
 def _cell(tag: str, content: str, number: bool) -> str:

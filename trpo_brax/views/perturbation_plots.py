@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trpo_brax.views.plots import BLUE, ORANGE
+from trpo_brax.views.plots import BLUE, ORANGE, trim
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,5 +75,4 @@ def _draw(above: Axes, below: Axes, name: str, rows: Sequence[tuple[float, Mappi
     below.set_xlabel(LABELS.get(name, name))
     for panel in (above, below):
         panel.axvline(_NOMINAL.get(name, 1.0), color="0.6", lw=0.8, zorder=0)
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
+        trim(panel)

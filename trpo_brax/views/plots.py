@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,21 +82,27 @@ def save_figure(figure: Figure, file: Path) -> None:
         UserError: there is no such kind.
         OSError: it cannot be written.
     """
+    kinds, kind = figure.canvas.get_supported_filetypes(), file.suffix.lstrip(".")
+    if kind not in kinds:
+        raise UserError(f"a picture cannot be written as {file.name}: its ending must be one of {', '.join(kinds)}.")
+    if kind == "png":
+        file.write_bytes(png_of(figure))
+    else:
+        figure.savefig(file)
+
+
+def png_of(figure: Figure) -> bytes:
+    """Return a figure as a compressed PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    canvas = FigureCanvasAgg(figure)
-    kinds, kind = canvas.get_supported_filetypes(), file.suffix.lstrip(".")
-    if kind not in kinds:
-        raise UserError(f"a picture cannot be written as {file.name}: its ending must be one of {', '.join(kinds)}.")
-    if kind != "png":
-        figure.savefig(file)
-        return
     figure.set_dpi(DOTS_PER_INCH)
+    canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
     canvas.draw()
     # Curves on white: a palette shows no less, in a third of the bytes.
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    image.quantize(PALETTE, dither=Image.Dither.NONE).save(file, optimize=True)
+    image.quantize(PALETTE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _episodes(rows: Sequence[dict[str, Any]]) -> tuple[Floats, Floats, Floats]:

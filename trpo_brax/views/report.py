@@ -16,8 +16,8 @@ from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.records import read_metrics
 from trpo_brax.views.certificate_page import certificate_body
 from trpo_brax.views.curves import RecordedRun
-from trpo_brax.views.page import document, picture, png_of, table, text, video
-from trpo_brax.views.plots import learning_figure
+from trpo_brax.views.page import document, picture, table, text, video
+from trpo_brax.views.plots import learning_figure, png_of
 from trpo_brax.views.training_plots import training_figure
 
 _MOST_VIDEO_BYTES = 64 << 20
