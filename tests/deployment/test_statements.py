@@ -41,7 +41,7 @@ def statements(**changes: Any) -> dict[str, bool]:
     """Return which statements hold."""
     certified = Certified.read(CERTIFICATE | changes)
     assert certified is not None
-    return {statement.name: statement.holds for statement in certified.checks(EPISODES)}
+    return {statement.name: statement.passed for statement in certified.checks(EPISODES)}
 
 
 def test_figures_that_meet_their_bounds_exactly_hold() -> None:
@@ -69,7 +69,7 @@ def test_what_was_not_certified_is_not_asked() -> None:
 def test_failure_is_what_the_certificate_says() -> None:
     certified = Certified.read(CERTIFICATE | {"declared": DECLARED | {"failure": "return < 11 or non-finite"}})
     assert certified is not None
-    assert certified.checks(EPISODES)[0].measured == pytest.approx(0.1)
+    assert certified.checks(EPISODES)[0].figures["measured"] == pytest.approx(0.1)
 
 
 def test_the_episodes_are_described() -> None:
@@ -119,4 +119,4 @@ def test_an_episode_that_went_non_finite_counts_as_the_floor() -> None:
     certified = Certified.read(CERTIFICATE)
     assert certified is not None
     mean = next(check for check in certified.checks(broken) if check.name == "return_mean_lower")
-    assert mean.measured == pytest.approx(49.5) and not mean.holds
+    assert mean.figures["measured"] == pytest.approx(49.5) and not mean.passed

@@ -200,7 +200,7 @@ class TestCertificate:
         np.testing.assert_allclose(found.closed_loop.exported.returns, wanted.returns, atol=1e-4)
         names = ["failure_probability_upper", "return_quantile_05_lower", "return_mean_lower"]
         assert [check.name for check in found.closed_loop.statements] == names
-        assert found.closed_loop.statements[0].measured == pytest.approx((wanted.returns < 0).mean())
+        assert found.closed_loop.statements[0].figures["measured"] == pytest.approx((wanted.returns < 0).mean())
         assert found.closed_loop.statements_note is None and found.to_dict()["certified"] is True
 
     def test_statements_that_do_not_hold_fail_by_name_and_never_of_more_episodes(
@@ -321,7 +321,7 @@ class TestEpisodesCompared:
             margin=0.05,
             failure_margin=0.01,
         )
-        return {comparison.name: comparison.finding().passed for comparison in found}
+        return {comparison.name: comparison.passed for comparison in found}
 
     def test_identical(self) -> None:
         assert self.compared(self.returns) == {"return_mean": True, "failure_rate": True, "return_cvar": True}
@@ -336,7 +336,7 @@ class TestEpisodesCompared:
         none = np.zeros(count, bool)
         same = Episodes(self.returns[:count].astype(np.float32), np.full(count, 9, np.int32), none, none)
         found = compare_episodes(same, same, DEFAULT_FAILURE, 0.05, margin=0.05, failure_margin=margin)
-        assert [comparison.finding().passed for comparison in found] == [True, passes, True]
+        assert [comparison.passed for comparison in found] == [True, passes, True]
 
     @pytest.mark.parametrize(("shift", "passes"), [(-45.0, True), (-55.0, False), (45.0, True), (55.0, False)])
     def test_shifted(self, shift: float, passes: bool) -> None:

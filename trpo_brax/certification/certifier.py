@@ -81,41 +81,40 @@ def certify(
     ).certificate()
 
 
+@dataclasses.dataclass
 class _Certifier:
-    def __init__(
-        self,
-        run: Run,
-        settings: Certification,
-        checkpoint: str | int,
-        policy_seed: int,
-        environment: Env | None,
-        output: Path,
-        listener: Listener,
-    ) -> None:
-        self._run, self._settings, self._seed = run, settings, policy_seed
-        self._environment, self._listener = environment, listener
-        self._failure = Failure(settings.failure)
-        self._file = output / CERTIFICATE
-        self._declared_file = self._file.with_suffix(".declared.json")
-        self._episodes_a_seed = min(settings.episodes, settings.choice_episodes)
-        self._checkpoint = checkpoint if settings.choose == "no" else self._choose()
-        self._evaluator = Evaluator(
-            run,
-            episodes=settings.episodes,
-            checkpoint=self._checkpoint,
-            policy_seeds=[policy_seed],
-            environment=environment,
+    run: Run
+    settings: Certification
+    checkpoint: str | int
+    seed: int
+    environment: Env | None
+    output: Path
+    listener: Listener
+
+    def __post_init__(self) -> None:
+        self.failure = Failure(self.settings.failure)
+        self.file = self.output / CERTIFICATE
+        self.declared_file = self.file.with_suffix(".declared.json")
+        self.episodes_a_seed = min(self.settings.episodes, self.settings.choice_episodes)
+        if self.settings.choose != "no":
+            self.checkpoint = self.choose()
+        self.evaluator = Evaluator(
+            self.run,
+            episodes=self.settings.episodes,
+            checkpoint=self.checkpoint,
+            policy_seeds=[self.seed],
+            environment=self.environment,
         )
 
     def certificate(self) -> dict[str, Any]:
-        settings = self._settings
+        settings = self.settings
         pilot_episodes = min(settings.choice_episodes, _PILOT_EPISODES)
-        pilot = self._draw("Looking at what returns there are", Stream.CHOICE, pilot_episodes)
-        declaration = self._declaration(pilot)
-        worlds = perturbed_worlds(settings, self._evaluator.task) if settings.perturb else ()
-        certificate = self._identity() | {"declared": self._declared(declaration, worlds)}
-        self._write(self._declared_file, certificate)
-        episodes = self._draw("Drawing the episodes", Stream.CERTIFICATION, settings.episodes)
+        pilot = self.draw("Looking at what returns there are", Stream.CHOICE, pilot_episodes)
+        declaration = self.declaration(pilot)
+        worlds = perturbed_worlds(settings, self.evaluator.task) if settings.perturb else ()
+        certificate = self.identity() | {"declared": self.declared(declaration, worlds)}
+        self.write(self.declared_file, certificate)
+        episodes = self.draw("Drawing the episodes", Stream.CERTIFICATION, settings.episodes)
         statements = certify_episodes(episodes, declaration)
         certificate |= {
             "episodes": settings.episodes,
@@ -128,31 +127,31 @@ class _Certifier:
             "perturbations": None,
         }
         # What follows may take long or be stopped; what has been stated stays.
-        self._finish(certificate)
-        certificate["training_runs"] = self._training_runs(declaration)
+        self.finish(certificate)
+        certificate["training_runs"] = self.training_runs(declaration)
         if worlds:
-            certificate["perturbations"] = self._perturbations(declaration, worlds)
-        self._finish(certificate)
-        self._declared_file.unlink(missing_ok=True)
+            certificate["perturbations"] = self.perturbations(declaration, worlds)
+        self.finish(certificate)
+        self.declared_file.unlink(missing_ok=True)
         return certificate
 
-    def _choose(self) -> int:
+    def choose(self) -> int:
         """Return the checkpoint that does best on episodes that the certificate will not see."""
-        run, settings, found = self._run, self._settings, {}
+        run, settings, found = self.run, self.settings, {}
         # One program for all: they differ by their parameters alone.
         evaluator = Evaluator(
-            run, episodes=settings.choice_episodes, policy_seeds=[self._seed], environment=self._environment
+            run, episodes=settings.choice_episodes, policy_seeds=[self.seed], environment=self.environment
         )
         for iteration in run.checkpoints():
-            policy = run.policy(iteration, policy_seed=self._seed)
+            policy = run.policy(iteration, policy_seed=self.seed)
             what = f"Choosing: checkpoint {iteration}"
-            episodes = self._draw(what, Stream.CHOICE, settings.choice_episodes, evaluator, policy=policy)
+            episodes = self.draw(what, Stream.CHOICE, settings.choice_episodes, evaluator, policy=policy)
             found[iteration] = getattr(summarize(episodes), settings.choose)
         chosen = max(found, key=lambda iteration: (found[iteration], iteration))
-        self._listener.note(f"Chosen by {settings.choose}: checkpoint {chosen} of {', '.join(map(str, found))}")
+        self.listener.note(f"Chosen by {settings.choose}: checkpoint {chosen} of {', '.join(map(str, found))}")
         return chosen
 
-    def _draw(
+    def draw(
         self,
         what: str,
         stream: Stream,
@@ -162,23 +161,18 @@ class _Certifier:
         policy_seed: int | None = None,
         policy: Policy | None = None,
     ) -> Episodes:
-        with self._listener.counting(what, episodes) as progress:
-            watcher = Watcher(self._listener.stopped, progress)
-            drawing = evaluator or self._evaluator
+        drawing, seed = evaluator or self.evaluator, self.settings.seed
+        with self.listener.counting(what, episodes) as progress:
+            watcher = Watcher(self.listener.stopped, progress)
             return drawing.run(
-                episodes,
-                seed=self._settings.seed,
-                stream=stream,
-                policy_seed=policy_seed,
-                policy=policy,
-                watcher=watcher,
+                episodes, seed=seed, stream=stream, policy_seed=policy_seed, policy=policy, watcher=watcher
             )
 
-    def _declaration(self, pilot: Episodes) -> Declaration:
-        settings, rollout = self._settings, self._run.config.rollout
+    def declaration(self, pilot: Episodes) -> Declaration:
+        settings, rollout = self.settings, self.run.config.rollout
         known: tuple[float | None, float | None] = (None, None)
-        if self._run.config.environment is None:
-            known = return_bounds(self._run.config.task, rollout.episode_length * rollout.action_repeat)
+        if self.run.config.environment is None:
+            known = return_bounds(self.run.config.task, rollout.episode_length * rollout.action_repeat)
         given = (settings.return_floor, settings.return_cap)
         returns = observed_range(pilot.returns.astype(np.float64), given, known)
         if settings.return_cap is not None and settings.return_cap <= returns.floor:
@@ -186,13 +180,13 @@ class _Certifier:
                 f"return_cap must be greater than the floor, not {settings.return_cap:g}: no return is taken to be "
                 f"below {returns.floor:g} ({returns.floor_source})."
             )
-        return Declaration(settings.episodes, settings.confidence, settings.alpha, self._failure, returns)
+        return Declaration(settings.episodes, settings.confidence, settings.alpha, self.failure, returns)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Return what the statements are about, by hashes where there are some."""
-        run, iteration = self._run, self._evaluator.iterations[self._seed]
+        run, iteration = self.run, self.evaluator.iterations[self.seed]
         rollout = run.config.rollout
-        policy_sha256 = self._evaluator.policies[self._seed].fingerprint()
+        policy_sha256 = self.evaluator.policies[self.seed].fingerprint()
         return {
             "format": FORMAT,
             "task": run.config.environment or run.config.task,
@@ -200,18 +194,18 @@ class _Certifier:
             "episode_length": rollout.episode_length,
             "action_repeat": rollout.action_repeat,
             "acting": "mode",
-            "policy_seed": self._seed,
+            "policy_seed": self.seed,
             "checkpoint": iteration,
             "checkpoint_sha256": run.checkpoint_hash(iteration),
             "policy_sha256": policy_sha256,
-            "earlier_certificates": self._earlier(policy_sha256),
+            "earlier_certificates": self.earlier(policy_sha256),
             "versions": {name: package_version(name) for name in _VERSIONS},
         }
 
-    def _declared(self, declaration: Declaration, worlds: Sequence[World]) -> dict[str, Any]:
+    def declared(self, declaration: Declaration, worlds: Sequence[World]) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        settings, config = self._settings, self._run.config
-        seeds = {"seeds": config.num_seeds, "episodes": self._episodes_a_seed, "stream": Stream.CHOICE.name.lower()}
+        settings, config = self.settings, self.run.config
+        seeds = {"seeds": config.num_seeds, "episodes": self.episodes_a_seed, "stream": Stream.CHOICE.name.lower()}
         perturbations = {
             "episodes": settings.perturb_episodes,
             "stream": Stream.PERTURBATION.name.lower(),
@@ -226,28 +220,28 @@ class _Certifier:
             "perturbations": perturbations if worlds else None,
         }
 
-    def _earlier(self, policy_sha256: str) -> int:
+    def earlier(self, policy_sha256: str) -> int:
         """Return how many certificates of the same policy there were before, by the one there is."""
         try:
-            there = read_certificate(self._file.parent)
+            there = read_certificate(self.file.parent)
         except RunFolderError as error:
-            self._listener.note(f"{error} A new one takes its place.")
+            self.listener.note(f"{error} A new one takes its place.")
             return 0
         if there is None or there.get("policy_sha256") != policy_sha256:
             return 0
         count = there.get("earlier_certificates")
         return count + 1 if isinstance(count, int) and 0 <= count < 10**6 else 1
 
-    def _training_runs(self, declaration: Declaration) -> dict[str, Any] | None:
+    def training_runs(self, declaration: Declaration) -> dict[str, Any] | None:
         """Return what the run's seeds say about the next one, each by its mean return over the same episodes."""
-        run, settings, episodes = self._run, self._settings, self._episodes_a_seed
+        run, settings, episodes = self.run, self.settings, self.episodes_a_seed
         if run.config.num_seeds < 2:
             return None
-        which = self._checkpoint if settings.choose == "no" else "latest"
-        evaluator = Evaluator(run, episodes=episodes, checkpoint=which, environment=self._environment)
+        which = self.checkpoint if settings.choose == "no" else "latest"
+        evaluator = Evaluator(run, episodes=episodes, checkpoint=which, environment=self.environment)
         figures = []
         for seed in run.config.seeds:
-            drawn = self._draw(f"Seed {seed}", Stream.CHOICE, episodes, evaluator, policy_seed=seed)
+            drawn = self.draw(f"Seed {seed}", Stream.CHOICE, episodes, evaluator, policy_seed=seed)
             figures.append(float(counted_returns(drawn, declaration).mean()))
         statement = training_runs_statement(figures, settings.confidence)
         return {
@@ -257,26 +251,26 @@ class _Certifier:
             "sentences": list(statement.sentences()),
         }
 
-    def _perturbations(self, declaration: Declaration, worlds: Sequence[World]) -> dict[str, Any]:
-        settings = self._settings
+    def perturbations(self, declaration: Declaration, worlds: Sequence[World]) -> dict[str, Any]:
+        settings = self.settings
         total = settings.perturb_episodes * len(worlds)
-        with self._listener.counting(f"Perturbing the world in {len(worlds) - 1} ways", total) as progress:
+        with self.listener.counting(f"Perturbing the world in {len(worlds) - 1} ways", total) as progress:
             return certify_worlds(
-                self._run,
+                self.run,
                 worlds,
                 declaration,
                 settings,
-                checkpoint=self._evaluator.iterations[self._seed],
-                policy_seed=self._seed,
-                environment=self._environment,
-                watcher=Watcher(self._listener.stopped, progress),
+                checkpoint=self.evaluator.iterations[self.seed],
+                policy_seed=self.seed,
+                environment=self.environment,
+                watcher=Watcher(self.listener.stopped, progress),
             )
 
-    def _finish(self, certificate: dict[str, Any]) -> None:
-        self._write(self._file, certificate)
-        self._listener.written(certificate)
+    def finish(self, certificate: dict[str, Any]) -> None:
+        self.write(self.file, certificate)
+        self.listener.written(certificate)
 
-    def _write(self, file: Path, content: dict[str, Any]) -> None:
+    def write(self, file: Path, content: dict[str, Any]) -> None:
         try:
             write_json(file, content)
         except OSError as error:

@@ -7,7 +7,6 @@ of a pair depend on each other.
 
 from __future__ import annotations
 
-import bisect
 import math
 from dataclasses import dataclass
 
@@ -66,18 +65,19 @@ def failure_rate_difference(reference: npt.ArrayLike, other: npt.ArrayLike, conf
     """
     ours, theirs = np.asarray(reference, bool), np.asarray(other, bool)
     more, fewer = int(np.sum(theirs & ~ours)), int(np.sum(ours & ~theirs))
-    return _tango_interval(more, fewer, ours.size, confidence)
+    z, count = _z(confidence), ours.size
+    high, low = _tango_upper(more, fewer, count, z), -_tango_upper(fewer, more, count, z)
+    return Interval((more - fewer) / count, low, high)
 
 
 def least_failure_margin(episodes: int, confidence: float = 0.95) -> float:
     """Return the least margin that `failure_rate_difference` of E episodes keeps where the policies never differ."""
-    return _tango_interval(0, 0, episodes, confidence).high
+    return _z(confidence) ** 2 / (episodes + _z(confidence) ** 2)
 
 
-def episodes_for_failure_margin(margin: float, most: int, confidence: float = 0.95) -> int | None:
-    """Return how many episodes it takes for `least_failure_margin` to be at most `margin`, None if more than `most`."""
-    fewer = bisect.bisect_left(range(1, most + 1), -margin, key=lambda count: -least_failure_margin(count, confidence))
-    return fewer + 1 if fewer < most else None
+def episodes_for_failure_margin(margin: float, confidence: float = 0.95) -> int:
+    """Return how many episodes it takes for `least_failure_margin` to be at most `margin`."""
+    return math.ceil(_z(confidence) ** 2 * (1.0 - margin) / margin)
 
 
 def cvar_difference(
@@ -132,13 +132,11 @@ def _worst(values: np.ndarray, alpha: float) -> np.ndarray:
     return means
 
 
-def _tango_interval(more: int, fewer: int, count: int, confidence: float) -> Interval:
-    """Return the interval of pairs of which `more` are the other's failures alone and `fewer` the reference's alone."""
+def _z(confidence: float) -> float:
+    """Return the standard normal quantile of a two-sided interval."""
     from scipy import stats
 
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    high, low = _tango_upper(more, fewer, count, z), -_tango_upper(fewer, more, count, z)
-    return Interval((more - fewer) / count, low, high)
+    return float(stats.norm.ppf(0.5 + confidence / 2))
 
 
 def _tango_upper(more: int, fewer: int, count: int, z: float) -> float:

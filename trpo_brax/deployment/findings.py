@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from trpo_brax.deployment.artifact import Artifact
-from trpo_brax.deployment.comparison import Interval
-from trpo_brax.deployment.statements import StatementCheck
 from trpo_brax.evaluation import Episodes
-
-CONFIDENCE = 0.95
-"""Two-sided, of the intervals of differences."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +19,8 @@ class Finding:
     passed: bool
     sentence: str
     """What was found, against what was allowed."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Of the sentence, by name."""
 
 
 @dataclass(frozen=True)
@@ -57,38 +54,13 @@ class OpenLoop:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One figure of the episodes under both policies."""
-
-    name: str
-    interval: Interval
-    """Of the difference, exported - reference."""
-    margin: float
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Return it for JSON."""
-        interval = {name: finite_or_none(value) for name, value in vars(self.interval).items()}
-        return {**interval, "margin": self.margin}
-
-    def finding(self) -> Finding:
-        """Return whether the whole interval lies inside the margin."""
-        low, high = self.interval.low, self.interval.high
-        return Finding(
-            self.name,
-            self.interval.within(self.margin),
-            f"exported less reference is {self.interval.difference:.4g}, at {CONFIDENCE:.0%} confidence between "
-            f"{low:.4g} and {high:.4g}; the margin is {self.margin:.4g}",
-        )
-
-
-@dataclass(frozen=True)
 class ClosedLoop:
     """Episodes compared: the exported policy's, and on the same seeds the reference's."""
 
     reference: Episodes
     exported: Episodes
-    comparisons: tuple[Comparison, ...]
-    statements: tuple[StatementCheck, ...]
+    comparisons: tuple[Finding, ...]
+    statements: tuple[Finding, ...]
     """Those of the certificate, with what the exported policy's episodes say of them."""
     same_distribution_p_value: float | None
     """Kolmogorov-Smirnov, of the returns: reported only. None where the episodes give none."""
@@ -130,11 +102,15 @@ class Verification:
             "action_differences": {name: finite_or_none(value) for name, value in self.open_loop.differences.items()},
             "episodes": 0 if loop is None else len(loop.reference.returns),
             "certified": loop is not None and bool(loop.statements),
-            "differences": {} if loop is None else {one.name: one.to_dict() for one in loop.comparisons},
-            "statements": {} if loop is None else {one.name: one.to_dict() for one in loop.statements},
+            "differences": {} if loop is None else _figures(loop.comparisons),
+            "statements": {} if loop is None else _figures(loop.statements),
             "statements_note": None if loop is None else loop.statements_note,
             "same_distribution_p_value": None if loop is None else loop.same_distribution_p_value,
         }
+
+
+def _figures(findings: Sequence[Finding]) -> dict[str, dict[str, float | None]]:
+    return {one.name: {name: finite_or_none(value) for name, value in one.figures.items()} for one in findings}
 
 
 def finite_or_none(value: float) -> float | None:

@@ -10,41 +10,13 @@ from typing import Any
 
 from trpo_brax.certification.certificate import STATEMENTS, Declaration, ReturnRange, certify_episodes
 from trpo_brax.deployment.description import ArtifactError
+from trpo_brax.deployment.findings import Finding
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import Episodes, Failure
 from trpo_brax.runs.certificates import is_finished
 
 _ALWAYS = " or non-finite"
 """What a failure says of itself at the end, and need not be told."""
-
-
-@dataclass(frozen=True)
-class StatementCheck:
-    """One bound of a certificate, and the same quantity of the exported policy's episodes."""
-
-    name: str
-    bound: float
-    measured: float
-
-    @property
-    def is_upper(self) -> bool:
-        """Whether the bound is one from above."""
-        return self.name.endswith("_upper")
-
-    @property
-    def holds(self) -> bool:
-        """Whether the measured figure is on the promised side."""
-        return self.measured <= self.bound if self.is_upper else self.measured >= self.bound
-
-    @property
-    def sentence(self) -> str:
-        """What was promised and what was measured."""
-        side = "at most" if self.is_upper else "at least"
-        return f"certified {side} {self.bound:.6g}, and the exported policy's episodes have {self.measured:.6g}"
-
-    def to_dict(self) -> dict[str, float]:
-        """Return it for JSON."""
-        return {"certified": self.bound, "measured": self.measured}
 
 
 @dataclass(frozen=True)
@@ -94,8 +66,20 @@ class Certified:
             raise ArtifactError("the certificate of this policy lacks what a verification needs of it.") from error
         return read
 
-    def checks(self, episodes: Episodes) -> tuple[StatementCheck, ...]:
+    def checks(self, episodes: Episodes) -> tuple[Finding, ...]:
         """Return each bound beside what these episodes come to, by the certificate's own definitions."""
         declaration = dataclasses.replace(self.declaration, episodes=len(episodes.returns))
         measured = {statement.name: statement.observed for statement in certify_episodes(episodes, declaration)}
-        return tuple(StatementCheck(name, bound, measured[name]) for name, bound in self.bounds.items())
+        return tuple(_check(name, bound, measured[name]) for name, bound in self.bounds.items())
+
+
+def _check(name: str, bound: float, measured: float) -> Finding:
+    """Return one bound of a certificate, held against the same quantity of the exported policy's episodes."""
+    is_upper = name.endswith("_upper")
+    return Finding(
+        name,
+        measured <= bound if is_upper else measured >= bound,
+        f"certified at {'most' if is_upper else 'least'} {bound:.6g}, and the exported policy's episodes have "
+        f"{measured:.6g}",
+        {"certified": bound, "measured": measured},
+    )

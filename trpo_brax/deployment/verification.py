@@ -11,6 +11,7 @@ import numpy as np
 from trpo_brax.certification.settings import Listener
 from trpo_brax.deployment.artifact import Artifact, sha256
 from trpo_brax.deployment.comparison import (
+    Interval,
     cvar_difference,
     episodes_for_failure_margin,
     failure_rate_difference,
@@ -20,10 +21,10 @@ from trpo_brax.deployment.comparison import (
 )
 from trpo_brax.deployment.description import ArtifactError
 from trpo_brax.deployment.exporting import TOLERANCE, read_certificate
-from trpo_brax.deployment.findings import CONFIDENCE, ClosedLoop, Comparison, Finding, Verification
+from trpo_brax.deployment.findings import ClosedLoop, Finding, Verification
 from trpo_brax.deployment.formats import Act, actor, policy_act
 from trpo_brax.deployment.observations import compare_actions, corner_observations, visited_observations
-from trpo_brax.deployment.statements import Certified, StatementCheck
+from trpo_brax.deployment.statements import Certified
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes, Failure, Watcher
 from trpo_brax.randomness import Stream
@@ -33,6 +34,8 @@ from trpo_brax.runs.run import Run
 if TYPE_CHECKING:
     from brax.envs import Env
 
+CONFIDENCE = 0.95
+"""Two-sided, of the intervals of differences."""
 _EPISODES = 1000
 _VISITING_EPISODES = 128
 _ALPHA = 0.05
@@ -116,8 +119,7 @@ def verify(
         findings.append(Finding("closed_loop", False, "not run, as the model cannot act on every batch"))
         return Verification(artifact, open_loop, None, tuple(findings))
     closed_loop = _closed_loop(evaluator, act, reference, count, certified, margin, failure_margin, listener)
-    findings += [comparison.finding() for comparison in closed_loop.comparisons]
-    findings += [Finding(statement.name, statement.holds, statement.sentence) for statement in closed_loop.statements]
+    findings += [*closed_loop.comparisons, *closed_loop.statements]
     return Verification(artifact, open_loop, closed_loop, tuple(findings))
 
 
@@ -132,7 +134,7 @@ def _certified(artifact: Artifact, run: Run, fingerprint: str) -> Certified | No
 
 def compare_episodes(
     reference: Episodes, exported: Episodes, failure: Failure, alpha: float, margin: float, failure_margin: float
-) -> tuple[Comparison, ...]:
+) -> tuple[Finding, ...]:
     """Return mean return, failure rate and CVaR compared, episode by episode.
 
     Args:
@@ -146,11 +148,22 @@ def compare_episodes(
     ours, theirs = reference.returns.astype(np.float64), exported.returns.astype(np.float64)
     of_return = margin * abs(float(ours.mean()))
     return (
-        Comparison("return_mean", mean_difference(ours, theirs, CONFIDENCE), of_return),
-        Comparison(
+        _within("return_mean", mean_difference(ours, theirs, CONFIDENCE), of_return),
+        _within(
             "failure_rate", failure_rate_difference(failure(reference), failure(exported), CONFIDENCE), failure_margin
         ),
-        Comparison("return_cvar", cvar_difference(ours, theirs, alpha, CONFIDENCE), of_return),
+        _within("return_cvar", cvar_difference(ours, theirs, alpha, CONFIDENCE), of_return),
+    )
+
+
+def _within(name: str, interval: Interval, margin: float) -> Finding:
+    """Return whether the whole interval of a difference, exported - reference, lies inside the margin."""
+    return Finding(
+        name,
+        interval.within(margin),
+        f"exported less reference is {interval.difference:.4g}, at {CONFIDENCE:.0%} confidence between "
+        f"{interval.low:.4g} and {interval.high:.4g}; the margin is {margin:.4g}",
+        {**vars(interval), "margin": margin},
     )
 
 
@@ -175,7 +188,7 @@ def _closed_loop(
             return evaluator.run_by_host(acting, episodes, seed=seed, stream=stream, watcher=watcher)
 
     ours, theirs = drawn(reference, "run's own"), drawn(act, "exported")
-    statements: tuple[StatementCheck, ...] = ()
+    statements: tuple[Finding, ...] = ()
     note = None
     if certified is not None and episodes == certified.declaration.episodes:
         statements = certified.checks(theirs)
@@ -210,8 +223,8 @@ def _check_enough(episodes: int, failure_margin: float, certified: Certified | N
     # Rounded up: what the sentence asks for has to be enough.
     shown = Context(prec=3, rounding=ROUND_CEILING).create_decimal(least)
     most = MOST_EPISODES if certified is None else certified.declaration.episodes
-    needed = episodes_for_failure_margin(failure_margin, most, CONFIDENCE)
-    if needed is not None:
+    needed = episodes_for_failure_margin(failure_margin, CONFIDENCE)
+    if needed <= most:
         remedy = f"give episodes at least {needed:,} or failure_margin at least {shown}"
     elif certified is not None:
         remedy = f"the policy's certificate has no more than {most:,}, so give failure_margin at least {shown}"
