@@ -16,7 +16,7 @@ pip_install := .venv/bin/python -m pip install --quiet
 pinned := --require-hashes --only-binary :all: --requirement
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test test-slow check format lock audit clean
+.PHONY: help train test test-slow check docs format lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +24,8 @@ help:
 	@echo '                 on an NVIDIA GPU: make train ACCELERATOR=cuda12 (or cuda13), remembered in .venv'
 	@echo 'make test        the tests that take seconds'
 	@echo 'make test-slow   the tests that take minutes'
-	@echo 'make check       formatting, lint and types'
+	@echo 'make check       formatting, lint, types, and the documentation as make docs builds it'
+	@echo 'make docs        the documentation as pages in site/; a broken link or an undocumented public name fails it'
 	@echo 'make format      format the code and apply the safe fixes of the linter'
 	@echo 'make lock        requirements/*.txt from pyproject.toml; LOCK=--upgrade for the newest versions allowed'
 	@echo 'make audit       look the pinned packages up in the advisories that PyPI publishes'
@@ -45,6 +46,10 @@ check: .venv/installed-dev
 	@.venv/bin/ruff format --check
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
+	@.venv/bin/mkdocs build
+
+docs: .venv/installed-dev
+	@.venv/bin/mkdocs build
 
 format: .venv/installed-dev
 	@.venv/bin/ruff check --fix --exit-zero --quiet
@@ -91,5 +96,5 @@ audit:
 	  --requirement requirements/base.txt --requirement requirements/dev.txt
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

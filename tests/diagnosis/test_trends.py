@@ -15,7 +15,7 @@ def so(text: str) -> np.ndarray:
     return np.array([character == "x" for character in text])
 
 
-def stretch(text: str, share: float, unknown: str = "") -> tuple[int, int, float, bool] | None:
+def segment(text: str, share: float, unknown: str = "") -> tuple[int, int, float, bool] | None:
     """Return (first, last, share, current) of text's x; where `unknown` has a question mark nothing is known."""
     known = ~so(unknown.replace("?", "x").ljust(len(text), "."))
     found = lasting(so(text), known, share)
@@ -39,7 +39,7 @@ class TestLasting:
             ("x.x.x", 0.5, (0, 4, 0.6, True)),
             (".....xxxxxxx", 0.8, (5, 11, 1.0, True)),
             ("..xxxxxx............", 0.8, (2, 7, 1.0, False)),
-            # Of two stretches the last one.
+            # Of two segments the last one.
             ("xxxxx..........xxxxx", 0.8, (15, 19, 1.0, True)),
             ("xxxxx.........xxxxx.......", 0.8, (14, 18, 1.0, False)),
             # An interruption shorter than a window joins.
@@ -47,11 +47,11 @@ class TestLasting:
         ],
     )
     def test_by_hand(self, text: str, share: float, wanted: tuple[int, int, float, bool] | None) -> None:
-        assert stretch(text, share) == wanted
+        assert segment(text, share) == wanted
 
     def test_unknown_rows_are_as_if_they_were_not_there(self) -> None:
-        assert stretch("x.x.x.x.x.", 0.8, ".?.?.?.?.?") == (0, 8, 1.0, True)
-        assert stretch("xxxxx", 0.8, "....?") is None
+        assert segment("x.x.x.x.x.", 0.8, ".?.?.?.?.?") == (0, 8, 1.0, True)
+        assert segment("xxxxx", 0.8, "....?") is None
 
     @pytest.mark.parametrize("seed", range(5))
     def test_against_a_search_of_all_windows(self, seed: int) -> None:

@@ -115,7 +115,7 @@ def test_a_checkpoint_of_two_processes_resumes_in_one_on_one_device(
     train_in_one(folder, "--total-steps 480 --cpu-devices 1 --resume")
     assert_same_to_rounding(tb.Run.load(folder), alone)
     provenance = json.loads((folder / "provenance.json").read_text())
-    assert [len(stretch["devices"]) for stretch in (*provenance["earlier"], provenance)] == [4, 1]
+    assert [len(segment["devices"]) for segment in (*provenance["earlier"], provenance)] == [4, 1]
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
@@ -129,7 +129,7 @@ def test_a_checkpoint_of_eight_devices_resumes_on_one_and_the_other_way_round(
     run = tb.Run.load(tmp_path / "run")
     assert_same_to_rounding(run, alone)
     provenance = json.loads((run.path / "provenance.json").read_text())
-    assert [len(stretch["devices"]) for stretch in (*provenance["earlier"], provenance)] == [before, after]
+    assert [len(segment["devices"]) for segment in (*provenance["earlier"], provenance)] == [before, after]
 
 
 @pytest.mark.slow

@@ -308,16 +308,16 @@ class TestPolicy:
         kernels = [np.asarray(jax.tree.leaves(policy.parameters)[1]) for policy in (second, fourth)]
         assert not np.array_equal(*kernels)
 
-    def test_best_is_the_better_stretch_of_training(self, run: Run) -> None:
+    def test_best_is_the_better_segment_of_training(self, run: Run) -> None:
         rows = run.metrics()
-        stretches = {
+        segments = {
             last: np.average(
                 [row["episode_return_mean"] for row in rows[last - 2 : last]],
                 weights=[row["episodes"] for row in rows[last - 2 : last]],
             )
             for last in (2, 4)
         }
-        best = max(stretches, key=stretches.__getitem__)
+        best = max(segments, key=segments.__getitem__)
         assert_same_bits(run.policy("best").parameters, run.policy(best).parameters)
 
     @pytest.mark.parametrize(

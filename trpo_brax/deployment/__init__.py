@@ -1,4 +1,4 @@
-"""What leaves the house: exported policies and their verification."""
+"""Exported policies, and their verification against the run they came from."""
 
 from trpo_brax.deployment.artifact import Artifact
 from trpo_brax.deployment.description import ArtifactError, Description

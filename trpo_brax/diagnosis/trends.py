@@ -25,7 +25,7 @@ _TREND = 3.0
 
 @dataclass(frozen=True)
 class Lasting:
-    """A stretch of iterations in which something was usual."""
+    """A segment of the iterations in which something was usual."""
 
     first: int
     """Index of the first row where it was so."""
@@ -53,7 +53,7 @@ def window(rows: int) -> int:
 
 
 def lasting(so: np.ndarray, known: np.ndarray, share: float) -> Lasting | None:
-    """Return the last stretch in which something was so in at least `share` of every window; None if there is none.
+    """Return the last segment in which something was so in at least `share` of every window; None if there is none.
 
     Args:
         so: bool [rows].
@@ -68,7 +68,7 @@ def lasting(so: np.ndarray, known: np.ndarray, share: float) -> Lasting | None:
     usual = np.flatnonzero(np.convolve(there, np.ones(size), "valid") >= share * size - 1e-9)
     if not usual.size:
         return None
-    # Windows that touch are one stretch.
+    # Windows that touch are one segment.
     breaks = np.flatnonzero(np.diff(usual) > size)
     start, end = usual[breaks[-1] + 1 if breaks.size else 0], usual[-1] + size
     rows = start + np.flatnonzero(there[start:end])

@@ -65,6 +65,7 @@ class Failure:
 
 
 DEFAULT_FAILURE = Failure(_ENDED_EARLY)
+"""An episode that ended before its time limit, or went non-finite."""
 
 
 def _values(episodes: Episodes, quantity: str) -> np.ndarray:

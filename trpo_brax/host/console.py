@@ -65,8 +65,8 @@ class Console:
                     task, completed=done, description=f"{text}: {done:,} of {total:,} {unit}"
                 )
         else:
-            with self._heartbeat(text) as beat:
-                yield lambda done: beat.append(f"{done:,} of {total:,} {unit}")
+            with self._heartbeat(text) as news:
+                yield lambda done: news.append(f"{done:,} of {total:,} {unit}")
         self.note(f"{text}: {total:,} {unit} in {time.monotonic() - start:.1f} s")
 
     @contextlib.contextmanager
@@ -109,12 +109,12 @@ class Console:
         start = time.monotonic()
         news: deque[str] = deque(maxlen=1)
 
-        def beat() -> None:
+        def tell() -> None:
             while not done.wait(_HEARTBEAT_SECONDS):
                 said = "".join(f", {words}" for words in tuple(news))
                 self.note(f"{text} ... {time.monotonic() - start:.0f} s{said}")
 
-        thread = threading.Thread(target=beat, daemon=True)
+        thread = threading.Thread(target=tell, daemon=True)
         thread.start()
         try:
             yield news

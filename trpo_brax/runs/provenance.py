@@ -18,7 +18,7 @@ from trpo_brax.host.devices import usable_cores
 
 _PACKAGES = ("trpo-brax", "jax", "jaxlib", "brax", "mujoco", "mujoco-mjx", "flax", "optax", "orbax-checkpoint", "numpy")
 _MAX_DIFF_CHARACTERS = 200_000
-_STRETCHES_WITH_DIFF = 20
+_SEGMENTS_WITH_DIFF = 20
 """Of a run that is resumed again and again, earlier ones keep their commit only."""
 
 
@@ -29,7 +29,7 @@ def provenance(
 
     Args:
         devices: trained on.
-        iteration: after which this stretch begins.
+        iteration: after which this segment begins.
         before: what it held so far, in a run that is resumed.
     """
     return {
@@ -49,26 +49,27 @@ def provenance(
             name: getattr(jax.config, name)
             for name in ("jax_default_matmul_precision", "jax_enable_x64", "jax_threefry_partitionable")
         },
-        "earlier": _stretches(before),
+        "earlier": _segments(before),
     }
 
 
-def _stretches(before: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the stretches described so far, each without those before it."""
+def _segments(before: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the segments described so far, each without those before it."""
     if before is None:
         return []
     earlier = before.get("earlier")
-    stretches = [
+    segments = [
         *(earlier if isinstance(earlier, list) else []),
         {name: value for name, value in before.items() if name != "earlier"},
     ]
-    for stretch in stretches[:-_STRETCHES_WITH_DIFF]:
-        if isinstance(stretch, dict) and isinstance(stretch.get("git"), dict):
-            stretch["git"]["diff"] = None
-    return stretches
+    for segment in segments[:-_SEGMENTS_WITH_DIFF]:
+        if isinstance(segment, dict) and isinstance(segment.get("git"), dict):
+            segment["git"]["diff"] = None
+    return segments
 
 
 def package_version(package: str) -> str | None:
+    """Return the version of an installed package; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -99,9 +99,9 @@ class Recorder:
 
 
 def _event_file(folder: Path, records: int) -> Path:
-    """Make the event file of a stretch that begins after `records`, and return its path.
+    """Make the event file of a segment that begins after `records`, and return its path.
 
-    The name's end keeps two stretches begun in one second apart; TensorBoard reads files in the order of their names.
+    The name's end keeps two segments begun in one second apart; TensorBoard reads files in the order of their names.
     """
     folder.mkdir(exist_ok=True)
     path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{records}"

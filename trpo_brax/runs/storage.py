@@ -212,6 +212,7 @@ def _compare(found: Any, wanted: Mapping[str, jax.ShapeDtypeStruct], what: str) 
 
 
 def bytes_of(wanted: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Return how many bytes arrays of these shapes and dtypes take in memory."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in wanted.values())
 
 

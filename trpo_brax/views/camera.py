@@ -18,7 +18,7 @@ _FLAT = 0.2
 """Height by width and depth below which something moves in a horizontal plane."""
 _MARGIN = 1.15
 _ROOM = 3.0
-"""Times its own size that what is watched may stretch or wander from where it began and stay in the picture."""
+"""Times its own size that what is watched may grow or wander from where it began and stay in the picture."""
 _CAPTION = 0.14
 """Share of the picture's height that is kept free for the caption above."""
 
