@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -41,10 +42,11 @@ from trpo_brax.algorithm import (
     sample_weights,
     standardize,
 )
-from trpo_brax.benchmark.update import TimedUpdate
+from trpo_brax.benchmark.update import chained_products, of_vector, surrogate_gradient
 from trpo_brax.config import Config, override
 from trpo_brax.environments import Task, VectorizedEnvironment, brax_task
 from trpo_brax.environments.vectorized import POOL_SIZE
+from trpo_brax.learner.iteration import policy_batch
 from trpo_brax.learner.program import policy_specification
 from trpo_brax.learner.state import critic_optimizer
 from trpo_brax.policy import DiagonalGaussian, Networks, ObservationStatistics
@@ -212,7 +214,7 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
     critic = networks.initial_critic(jax.random.PRNGKey(0))
     statistics = ObservationStatistics.empty(observation)
     settings = config.trust_region
-    update = TimedUpdate(networks.distribution, policy, settings)
+    theta, of_theta = of_vector(networks.distribution, policy)
 
     def act(moments: ObservationStatistics, observations: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         raw = networks.distribution(policy, moments.normalize(observations, clip)).shifted(noise)
@@ -233,18 +235,13 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
         )
 
     def evaluate(vector: jax.Array, old_mean: jax.Array, old_log_std: jax.Array, batch: PolicyBatch) -> Any:
-        return evaluator(DiagonalGaussian(old_mean, old_log_std), batch)(update.policy(vector, batch.observations))
+        return evaluator(DiagonalGaussian(old_mean, old_log_std), batch)(of_theta(vector, batch.inputs))
 
-    batch = PolicyBatch(
-        _array(num_envs, length, observation),
-        _array(num_envs, length, action),
-        _array(num_envs, length),
-        _array(num_envs, length),
-    )
-    vector = _array(update.vector.size)
-    samples = jax.eval_shape(update.samples, batch)
-    shared = (vector, samples.fisher_observations, samples.fisher_weights, vector)
-    one, two = (cost_of(update.chained(count), *shared) for count in (1, 2))
+    samples = (_array(num_envs, length, observation), _array(num_envs, length, action), *[_array(num_envs, length)] * 2)
+    batch = jax.eval_shape(functools.partial(policy_batch, fisher_fraction=settings.fisher_fraction), *samples)
+    vector = _array(theta.size)
+    shared = (vector, batch.fisher_inputs, batch.fisher_weights, vector)
+    one, two = (cost_of(chained_products(of_theta, settings.damping, count), *shared) for count in (1, 2))
     # Everything but the state of the direction is read by each product again.
     product = dataclasses.replace(two - one, bytes_least=one.bytes_least)
     observations, row = _array(num_envs, length, observation), _array(1, num_envs)
@@ -267,14 +264,14 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
                 _array(num_envs, length, dtype=jnp.bool_),
             ),
         ),
-        Piece("policy gradient", LEARNING, 1, cost_of(update.gradient, vector, samples.batch)),
+        Piece("policy gradient", LEARNING, 1, cost_of(functools.partial(surrogate_gradient, of_theta), vector, batch)),
         Piece("Fisher linearisation", LEARNING, 1, dataclasses.replace(one - product, bytes_least=one.bytes_least)),
         Piece("Fisher product", LEARNING, settings.cg_iterations, product),
         Piece(
             "line search evaluation",
             LEARNING,
             trials,
-            cost_of(evaluate, vector, _array(num_envs * length, action), _array(action), samples.batch),
+            cost_of(evaluate, vector, _array(num_envs * length, action), _array(action), batch),
         ),
         Piece(
             "critic minibatch",

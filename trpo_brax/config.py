@@ -101,12 +101,6 @@ class TrustRegionConfig(Checked):
     """Decay of the advantage estimator's traces (lambda): 0 trusts the critic most, 1 not at all."""
     damping: Annotated[float, AtLeast(0.0)] = 0.1
     """Added to the Fisher matrix's diagonal (lambda in F + lambda I)."""
-    damping_patience: Annotated[int, Count(1)] = 3
-    """Refused steps in a row after which damping is raised; each accepted step lowers it again."""
-    damping_growth: Annotated[float, Bounds(1.0, 1e3, low_open=True)] = 4.0
-    """Damping is multiplied by this when it is raised."""
-    damping_levels: Annotated[int, Bounds(0, 10)] = 6
-    """How many times damping may be raised one above the other; 0: it stays as it is."""
     cg_iterations: Annotated[int, Count(1)] = 10
     """Most conjugate gradient iterations."""
     cg_tolerance: Annotated[float, AtLeast(0.0)] = 1e-3

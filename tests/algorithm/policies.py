@@ -89,9 +89,11 @@ def as_jax(tree: Any, dtype: Any = None) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype or jnp.result_type(float)), tree)
 
 
-def policy_batch(batch: GaussianBatch) -> PolicyBatch:
-    """Return a reference's batch as the package takes it."""
-    return PolicyBatch(*(as_jax(part) for part in (batch.observations, batch.actions, batch.advantages, batch.weights)))
+def policy_batch(batch: GaussianBatch, stride: int = 1) -> PolicyBatch:
+    """Return a reference's batch as the package takes it; Fisher products see every `stride`-th time step."""
+    observations, weights = batch.observations[:, ::stride], batch.weights[:, ::stride]
+    fisher = (observations.reshape(-1, OBSERVATION), weights.ravel() / max(weights.sum(), 1e-9))
+    return PolicyBatch(*(as_jax(part) for part in (*batch.flat(), *fisher)))
 
 
 def bytes_of(tree: Any) -> list[bytes]:

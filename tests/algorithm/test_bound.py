@@ -14,10 +14,11 @@ from trpo_brax.algorithm import (
     StepOutcome,
     TrustRegionStep,
     improvement_lower_bound,
+    inside_the_region,
     penalty_coefficient,
+    to_the_edge,
     trust_region_step,
 )
-from trpo_brax.config import TrustRegionConfig
 
 
 @pytest.mark.parametrize(
@@ -93,16 +94,24 @@ def test_exact_steps_climb_to_the_optimum_within_the_bound(float64: None) -> Non
     # All states and actions, weighted by how often the old policy meets them, make the sample average an expectation.
     process = TabularProcess.random(np.random.default_rng(1), states=4, actions=3, discount=0.9)
     states, actions = process.rewards.shape
-    settings = TrustRegionConfig(
-        max_kl=0.05, damping=1e-8, fisher_fraction=1.0, cg_iterations=30, cg_tolerance=1e-10, line_search_steps=30
-    )
-    observations = jnp.broadcast_to(jnp.arange(states)[:, None, None], (states, actions, 1))
-    taken = jnp.broadcast_to(jnp.arange(actions)[None, :, None], (states, actions, 1))
+    where = jnp.repeat(jnp.arange(states), actions)[:, None]
+    taken = jnp.tile(jnp.arange(actions), states)[:, None]
 
     @jax.jit
     def step(logits: jax.Array, advantages: jax.Array, weights: jax.Array) -> TrustRegionStep:
-        batch = PolicyBatch(observations, taken, advantages, weights)
-        return trust_region_step(lambda table, where: Categorical(table[where[..., 0]]), logits, batch, settings)
+        batch = PolicyBatch(where, taken, advantages.ravel(), weights.ravel(), where, weights.ravel())
+        return trust_region_step(
+            lambda table, inputs: Categorical(table[inputs[..., 0]]),
+            logits,
+            batch,
+            damping=1e-8,
+            cg_iterations=30,
+            cg_tolerance=1e-10,
+            scale=to_the_edge(0.05),
+            accept=inside_the_region(0.05, 0.1),
+            max_trials=30,
+            backtrack_factor=0.7,
+        )
 
     values = np.zeros(states)
     for _ in range(500):
@@ -118,9 +127,9 @@ def test_exact_steps_climb_to_the_optimum_within_the_bound(float64: None) -> Non
         logits = np.asarray(result.parameters)
         new = softmax(logits)
         gain = process.local_approximation(old, new) - process.expected_return(old)
-        assert result.outcome == StepOutcome.ACCEPTED
-        assert float(result.evaluation.improvement) == pytest.approx((1 - process.discount) * gain, rel=1e-8)
-        assert float(result.evaluation.kl_max) == pytest.approx(categorical_kl(old, new).max(), rel=1e-8)
+        assert result.taken.outcome == StepOutcome.ACCEPTED
+        assert float(result.taken.evaluation.improvement) == pytest.approx((1 - process.discount) * gain, rel=1e-8)
+        assert float(result.taken.evaluation.kl_max) == pytest.approx(categorical_kl(old, new).max(), rel=1e-8)
         assert_bound_holds(process, old, new)
         assert process.expected_return(new) > process.expected_return(old)
         steps += 1

@@ -11,13 +11,22 @@ import numpy as np
 import pytest
 
 from tests.algorithm.policies import bytes_of
-from trpo_brax.algorithm import Evaluation, LineSearchResult, StepOutcome, all_finite, backtracking_line_search
+from trpo_brax.algorithm import (
+    Evaluation,
+    FullStep,
+    LineSearchResult,
+    StepOutcome,
+    all_finite,
+    anywhere,
+    backtracking_line_search,
+    inside_the_region,
+)
 
 NAN, INF = float("nan"), float("inf")
 TRIALS = 6
 MAX_KL = 0.01
-PARAMETERS = {"a": jnp.asarray([-0.0, 1e-40, 3.0]), "b": {"c": jnp.asarray([[0.1]])}}
-STEP = {"a": jnp.asarray([1.0, 2.0, -1.0]), "b": {"c": jnp.asarray([[8.0]])}}
+PARAMETERS = jnp.asarray([-0.0, 1e-40, 3.0, 0.1])
+STEP = jnp.asarray([1.0, 2.0, -1.0, 8.0])
 
 
 class Trials(NamedTuple):
@@ -40,10 +49,10 @@ def search() -> Callable[..., LineSearchResult]:
 
     @jax.jit
     def compiled(
-        tables: tuple[jax.Array, ...], step: Any, predicted: Any, proceed: Any, max_trials: Any, factor: Any, ratio: Any
+        tables: tuple[jax.Array, ...], step: Any, predicted: Any, outcome: Any, max_trials: Any, factor: Any, ratio: Any
     ) -> LineSearchResult:
         def evaluate(candidate: Any) -> Evaluation:
-            moved = (candidate["b"]["c"] - PARAMETERS["b"]["c"]).squeeze() / STEP["b"]["c"].squeeze()
+            moved = (candidate[3] - PARAMETERS[3]) / STEP[3]
             trial = jnp.round(jnp.log(moved) / jnp.log(factor)).astype(jnp.int32)
             kl, improvement, kl_max, ratio_excess = (table[trial] for table in tables)
             return Evaluation(improvement, kl, kl_max, ratio_excess)
@@ -51,40 +60,37 @@ def search() -> Callable[..., LineSearchResult]:
         return backtracking_line_search(
             evaluate,
             PARAMETERS,
-            step,
-            predicted,
-            proceed=proceed,
-            max_kl=MAX_KL,
+            FullStep(step, predicted, outcome),
+            inside_the_region(MAX_KL, ratio),
             max_trials=max_trials,
             backtrack_factor=factor,
-            acceptance_ratio=ratio,
         )
 
     def call(
         trials: Trials,
         predicted: float = 1.0,
         *,
-        proceed: bool = True,
+        outcome: StepOutcome = StepOutcome.ACCEPTED,
         max_trials: int = TRIALS,
         factor: float = 0.5,
         ratio: float = 0.1,
         step: Any = STEP,
     ) -> LineSearchResult:
         tables = tuple(padded(values) for values in (trials.kl, trials.improvement, trials.kl_max, trials.ratio_excess))
-        scalars = (jnp.float32(predicted), jnp.asarray(proceed), max_trials, jnp.float32(factor), jnp.float32(ratio))
+        scalars = (jnp.float32(predicted), jnp.int32(outcome), max_trials, jnp.float32(factor), jnp.float32(ratio))
         return compiled(tables, step, *scalars)
 
     return call
 
 
-def assert_took(result: LineSearchResult, trial: int, factor: float = 0.5) -> None:
+def assert_took(result: LineSearchResult, trial: int, factor: float = 0.5, predicted: float = 1.0) -> None:
     """The candidate of this trial, from 0, was kept."""
     fraction = factor**trial
     assert result.outcome == StepOutcome.ACCEPTED
     assert result.trials == trial + 1
+    assert float(result.predicted_improvement) == pytest.approx(fraction * predicted, rel=1e-6)
     assert float(result.fraction) == pytest.approx(fraction, rel=1e-6)
-    for kept, old, step in zip(*map(jax.tree.leaves, (result.parameters, PARAMETERS, STEP)), strict=True):
-        np.testing.assert_allclose(kept, np.asarray(old) + fraction * np.asarray(step), rtol=1e-6)
+    np.testing.assert_allclose(result.parameters, np.asarray(PARAMETERS) + fraction * np.asarray(STEP), rtol=1e-6)
 
 
 def assert_refused(result: LineSearchResult, outcome: StepOutcome, trials: int = TRIALS) -> None:
@@ -92,7 +98,7 @@ def assert_refused(result: LineSearchResult, outcome: StepOutcome, trials: int =
     assert result.outcome == outcome
     assert result.trials == trials
     assert bytes_of(result.parameters) == bytes_of(PARAMETERS)
-    assert float(result.fraction) == 0.0
+    assert float(result.fraction) == float(result.predicted_improvement) == 0.0
     assert jax.tree.map(float, result.evaluation) == Evaluation(0.0, 0.0, 0.0, 0.0)
 
 
@@ -150,11 +156,9 @@ def test_makes_no_more_trials_than_allowed(search: Callable[..., LineSearchResul
     assert_took(search(trials, max_trials=4), 3)
 
 
-def test_does_nothing_where_it_may_not_proceed(search: Callable[..., LineSearchResult]) -> None:
-    result = search(Trials([0.001], [1.0]), proceed=False)
-    assert result.trials == 0
-    assert result.outcome != StepOutcome.ACCEPTED
-    assert bytes_of(result.parameters) == bytes_of(PARAMETERS)
+@pytest.mark.parametrize("outcome", [one for one in StepOutcome if one is not StepOutcome.ACCEPTED])
+def test_makes_no_trial_of_a_step_that_is_none(search: Callable[..., LineSearchResult], outcome: StepOutcome) -> None:
+    assert_refused(search(Trials([0.001], [1.0]), outcome=outcome), outcome, 0)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.7, 0.9])
@@ -167,7 +171,7 @@ def test_shrinks_by_the_factor(search: Callable[..., LineSearchResult], factor: 
 def test_a_candidate_that_is_not_finite_is_refused_whatever_its_evaluation(
     search: Callable[..., LineSearchResult], poison: float
 ) -> None:
-    step = {**STEP, "a": STEP["a"].at[1].set(poison)}
+    step = STEP.at[1].set(poison)
     assert_refused(search(Trials([0.001], [1.0]), step=step), StepOutcome.NON_FINITE)
 
 
@@ -182,7 +186,7 @@ def test_a_prediction_that_is_not_finite_accepts_nothing(
 
 def test_no_prediction_still_asks_for_improvement(search: Callable[..., LineSearchResult]) -> None:
     assert_refused(search(Trials([0.001], [0.0]), predicted=0.0, ratio=0.0), StepOutcome.NO_IMPROVEMENT)
-    assert_took(search(Trials([0.001], [1e-30]), predicted=0.0, ratio=0.0), 0)
+    assert_took(search(Trials([0.001], [1e-30]), predicted=0.0, ratio=0.0), 0, predicted=0.0)
 
 
 def test_peer_defect_01_a_refused_step_is_undone(search: Callable[..., LineSearchResult]) -> None:
@@ -209,7 +213,7 @@ def test_peer_defect_04_the_requirement_does_not_compound(search: Callable[..., 
     options = {"predicted": predicted, "factor": factor, "ratio": ratio}
     assert_refused(search(Trials([0.001], below), **options), StepOutcome.NO_IMPROVEMENT)
     for trial in range(TRIALS):
-        assert_took(search(Trials([0.001], below[:trial] + above[trial:]), **options), trial)
+        assert_took(search(Trials([0.001], below[:trial] + above[trial:]), **options), trial, predicted=predicted)
 
 
 def test_many_searches_at_once_are_each_made_alone() -> None:
@@ -219,24 +223,29 @@ def test_many_searches_at_once_are_each_made_alone() -> None:
             divergence = kl * candidate**2
             return Evaluation(candidate, divergence, divergence, candidate)
 
-        return backtracking_line_search(
-            evaluate,
-            jnp.zeros(()),
-            jnp.ones(()),
-            jnp.ones(()),
-            proceed=kl > 0,
-            max_kl=MAX_KL,
-            max_trials=4,
-            backtrack_factor=0.5,
-            acceptance_ratio=0.1,
-        )
+        outcome = jnp.where(kl > 0, StepOutcome.ACCEPTED, StepOutcome.ZERO_GRADIENT)
+        full = FullStep(jnp.ones(()), jnp.ones(()), outcome)
+        accept = inside_the_region(MAX_KL, 0.1)
+        return backtracking_line_search(evaluate, jnp.zeros(()), full, accept, max_trials=4, backtrack_factor=0.5)
 
     # KL of the full step: 0 trials, then 1, 2, 3 by kl / 4^j <= 0.01, then never.
     results = jax.jit(jax.vmap(one))(jnp.asarray([-1.0, 0.009, 0.03, 0.15, 10.0]))
     np.testing.assert_array_equal(results.trials, [0, 1, 2, 3, 4])
     np.testing.assert_array_equal(results.parameters, [0, 1, 0.5, 0.25, 0])
     np.testing.assert_array_equal(results.fraction, [0, 1, 0.5, 0.25, 0])
-    np.testing.assert_array_equal(results.outcome[1:], [0, 0, 0, StepOutcome.KL_EXCEEDED])
+    np.testing.assert_array_equal(results.outcome, [StepOutcome.ZERO_GRADIENT, 0, 0, 0, StepOutcome.KL_EXCEEDED])
+
+
+@pytest.mark.parametrize(("kl", "improvement", "taken"), [(1e3, -5.0, True), (NAN, 1.0, False), (0.0, INF, False)])
+def test_accepting_anything_still_refuses_what_is_not_finite(kl: float, improvement: float, taken: bool) -> None:
+    full = FullStep(STEP, jnp.ones(()), jnp.int32(StepOutcome.ACCEPTED))
+    found = Evaluation(*map(jnp.float32, (improvement, kl, 0.0, 0.0)))
+    result = backtracking_line_search(lambda _: found, PARAMETERS, full, anywhere, max_trials=1, backtrack_factor=0.5)
+    assert result.trials == 1
+    if taken:
+        assert_took(result, 0)
+    else:
+        assert_refused(result, StepOutcome.NON_FINITE, 1)
 
 
 @pytest.mark.parametrize(("poison", "expected"), [(1.0, True), (NAN, False), (INF, False), (-INF, False)])

@@ -32,32 +32,30 @@ LOGITS = 3
 @jax.jit
 def compare(old: Any, new: Any, batch: PolicyBatch) -> Evaluation:
     """Evaluate Gaussian policy parameters `new` against `old` in one program."""
-    observations = batch.observations
-    return evaluator(gaussian_policy(old, observations), batch)(gaussian_policy(new, observations))
+    inputs = batch.inputs
+    return evaluator(gaussian_policy(old, inputs), batch)(gaussian_policy(new, inputs))
 
 
 @jax.jit
 def surrogate_and_gradient(old: Any, new: Any, batch: PolicyBatch) -> tuple[jax.Array, Any]:
     """Return the surrogate at `new` and its gradient there."""
-    old_log_prob = gaussian_policy(old, batch.observations).log_prob(batch.actions)
-    return jax.value_and_grad(
-        lambda candidate: surrogate(gaussian_policy(candidate, batch.observations), old_log_prob, batch)
-    )(new)
+    before = gaussian_policy(old, batch.inputs)
+    return jax.value_and_grad(lambda candidate: surrogate(gaussian_policy(candidate, batch.inputs), before, batch))(new)
 
 
 @jax.jit
 def kl_gradient(old: Any, batch: PolicyBatch) -> Any:
     """Return the gradient of mean KL(old || new) at new = old."""
-    distribution = jax.lax.stop_gradient(gaussian_policy(old, batch.observations))
-    return jax.grad(lambda new: evaluator(distribution, batch)(gaussian_policy(new, batch.observations)).kl_mean)(old)
+    distribution = jax.lax.stop_gradient(gaussian_policy(old, batch.inputs))
+    return jax.grad(lambda new: evaluator(distribution, batch)(gaussian_policy(new, batch.inputs)).kl_mean)(old)
 
 
 def categorical_case(seed: int) -> tuple[Any, PolicyBatch]:
     """Return categorical policy parameters and a batch of states and actions."""
     rng = np.random.default_rng(seed)
-    actions = rng.integers(LOGITS, size=(5, 6, 1))
-    weights = np.full((5, 6), 1 / 30)
-    batch = (rng.standard_normal((5, 6, OBSERVATION)), actions, rng.standard_normal((5, 6)), weights)
+    actions, weights = rng.integers(LOGITS, size=(30, 1)), np.full(30, 1 / 30)
+    inputs = rng.standard_normal((30, OBSERVATION))
+    batch = (inputs, actions, rng.standard_normal(30), weights, inputs, weights)
     return as_jax(random_network(rng, LOGITS, gaussian=False)), PolicyBatch(*map(as_jax, batch))
 
 
@@ -88,13 +86,13 @@ def test_a_categorical_policy_needs_no_other_code(float64: None) -> None:
 
     @jax.jit
     def compare_categorical(before: Any, after: Any, batch: PolicyBatch) -> Evaluation:
-        evaluate = evaluator(categorical_policy(before, batch.observations), batch)
-        return evaluate(categorical_policy(after, batch.observations))
+        evaluate = evaluator(categorical_policy(before, batch.inputs), batch)
+        return evaluate(categorical_policy(after, batch.inputs))
 
     assert jax.tree.map(float, compare_categorical(old, old, batch)) == Evaluation(0.0, 0.0, 0.0, 0.0)
     new, _ = categorical_case(1)
-    p = references.softmax(references.network_output(jax.tree.map(np.asarray, old), np.asarray(batch.observations)))
-    q = references.softmax(references.network_output(jax.tree.map(np.asarray, new), np.asarray(batch.observations)))
+    p = references.softmax(references.network_output(jax.tree.map(np.asarray, old), np.asarray(batch.inputs)))
+    q = references.softmax(references.network_output(jax.tree.map(np.asarray, new), np.asarray(batch.inputs)))
     actions = np.asarray(batch.actions, int)
     ratio = (np.take_along_axis(q, actions, -1) / np.take_along_axis(p, actions, -1))[..., 0]
     kl = references.categorical_kl(p, q)
@@ -143,24 +141,22 @@ def test_gradient_at_the_old_policy_is_the_policy_gradient(float64: None) -> Non
     np.testing.assert_allclose(references.flatten(gradient), expected, rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("filler", [float("nan"), float("inf"), -1e30])
 @pytest.mark.parametrize("field", ["observations", "actions", "advantages"])
-def test_what_an_unused_sample_holds_does_not_matter(field: str, filler: float) -> None:
+def test_what_an_unused_sample_holds_does_not_matter(field: str) -> None:
+    """As long as it is finite; here its ratio overflows."""
     rng = np.random.default_rng(4)
     old = random_network(rng)
     new = {name: value + 0.1 * rng.standard_normal(value.shape) for name, value in old.items()}
     batch = random_batch(rng, old)
-    unused = batch.weights == 0
-    assert 0 < unused.sum() < unused.size
     spoilt = getattr(batch, field).copy()
-    spoilt[unused] = filler
+    spoilt[batch.weights == 0] = -1e30
     spoilt_batch: GaussianBatch = dataclasses.replace(batch, **{field: spoilt})
-    expected = compare(as_jax(old), as_jax(new), policy_batch(batch))
-    result = compare(as_jax(old), as_jax(new), policy_batch(spoilt_batch))
-    np.testing.assert_array_equal(np.stack(result), np.stack(expected))
-    value, _ = surrogate_and_gradient(as_jax(old), as_jax(new), policy_batch(batch))
-    spoilt_value, _ = surrogate_and_gradient(as_jax(old), as_jax(new), policy_batch(spoilt_batch))
-    assert float(spoilt_value) == float(value)
+    results = [
+        (compare(*pair, policy_batch(one)), surrogate_and_gradient(*pair, policy_batch(one))[0])
+        for one in (batch, spoilt_batch)
+        for pair in [(as_jax(old), as_jax(new))]
+    ]
+    np.testing.assert_array_equal(*(np.stack(jax.tree.leaves(result)) for result in results))
 
 
 @pytest.mark.parametrize("field", ["observations", "actions", "advantages"])

@@ -23,10 +23,16 @@ from trpo_brax.algorithm import (
     fit_critic,
     generalized_advantage_estimation,
     sample_weights,
-    trust_region_step,
 )
-from trpo_brax.benchmark.update import TimedUpdate
+from trpo_brax.benchmark.update import (
+    VectorPolicy,
+    chained_products,
+    damped_product,
+    of_vector,
+    surrogate_gradient,
+)
 from trpo_brax.config import NetworkConfig, TrustRegionConfig
+from trpo_brax.learner.iteration import policy_batch, policy_step
 from trpo_brax.policy import Networks
 
 pytestmark = pytest.mark.slow
@@ -40,8 +46,11 @@ class Problem(NamedTuple):
     """One iteration's arrays."""
 
     networks: Networks
-    update: TimedUpdate
-    policy: Any
+    parameters: Any
+    policy: VectorPolicy
+    theta: jax.Array
+    samples: tuple[jax.Array, ...]
+    """[N, T, ...]"""
     batch: PolicyBatch
 
 
@@ -59,13 +68,11 @@ def problem(shape: tuple[int, int]) -> Problem:
     of_observations, of_actions, of_advantages = jax.random.split(KEY, 3)
     observations = jax.random.normal(of_observations, (*shape, OBSERVATION))
     distribution = networks.distribution(policy, observations)
-    batch = PolicyBatch(
-        observations,
-        distribution.sample(of_actions),
-        jax.random.normal(of_advantages, shape),
-        sample_weights(jnp.ones(shape, bool)),
-    )
-    return Problem(networks, TimedUpdate(networks.distribution, policy, SETTINGS), policy, batch)
+    weights = sample_weights(jnp.ones(shape, bool))
+    samples = (observations, distribution.sample(of_actions), jax.random.normal(of_advantages, shape), weights)
+    batch = policy_batch(*samples, SETTINGS.fisher_fraction)
+    theta, of_theta = of_vector(networks.distribution, policy)
+    return Problem(networks, policy, of_theta, theta, samples, batch)
 
 
 def timed(benchmark: BenchmarkFixture, kernel: Any, *arguments: Any) -> Any:
@@ -93,60 +100,45 @@ def test_generalized_advantage_estimation(benchmark: BenchmarkFixture, shape: tu
 
 def test_fisher_product(benchmark: BenchmarkFixture, problem: Problem) -> None:
     """One linearisation and one product."""
-    update, samples = problem.update, problem.update.samples(problem.batch)
-    left, right = jax.random.normal(KEY, (2, update.vector.size))
+    left, right = jax.random.normal(KEY, (2, problem.theta.size))
 
     # Everything is an argument: of what it knows beforehand the compiler might work out a part.
-    def kernel(vector: jax.Array, direction: jax.Array, observations: jax.Array, weights: jax.Array) -> jax.Array:
-        return update.product(vector, observations, weights)(direction)
-
-    states = (samples.fisher_observations, samples.fisher_weights)
-    result = timed(benchmark, kernel, update.vector, left, *states)
-    other = kernel(update.vector, right, *states)
+    kernel = chained_products(problem.policy, SETTINGS.damping, 1)
+    states = (problem.batch.fisher_inputs, problem.batch.fisher_weights)
+    result = timed(benchmark, kernel, problem.theta, *states, left)
+    other = kernel(problem.theta, *states, right)
     assert float(right @ result) == pytest.approx(float(left @ other), rel=1e-2, abs=1e-2)
     assert float(left @ result) > 0
 
 
 def test_conjugate_gradient(benchmark: BenchmarkFixture, problem: Problem) -> None:
     """One linearisation and ten products."""
-    update, samples = problem.update, problem.update.samples(problem.batch)
-    gradient, _ = update.gradient(update.vector, samples.batch)
+    gradient = surrogate_gradient(problem.policy, problem.theta, problem.batch)
+    states = (problem.batch.fisher_inputs, problem.batch.fisher_weights)
 
-    def kernel(vector: jax.Array, b: jax.Array, observations: jax.Array, weights: jax.Array) -> Any:
-        product = update.product(vector, observations, weights)
+    def kernel(theta: jax.Array, b: jax.Array, *states: jax.Array) -> Any:
+        product = damped_product(problem.policy, theta, *states, SETTINGS.damping)
         return conjugate_gradient(product, b, max_iterations=10, tolerance=0.0)
 
-    states = (samples.fisher_observations, samples.fisher_weights)
-    result = timed(benchmark, kernel, update.vector, gradient, *states)
+    result = timed(benchmark, kernel, problem.theta, gradient, *states)
     assert int(result.iterations) == 10
-    error = jnp.linalg.norm(update.product(update.vector, *states)(result.solution) - gradient)
+    product = damped_product(problem.policy, problem.theta, *states, SETTINGS.damping)
+    error = jnp.linalg.norm(product(result.solution) - gradient)
     assert float(error) < 0.1 * float(jnp.linalg.norm(gradient))
-
-
-def test_line_search(benchmark: BenchmarkFixture, problem: Problem) -> None:
-    update, samples = problem.update, problem.update.samples(problem.batch)
-    gradient, old = update.gradient(update.vector, samples.batch)
-    full = update.solve(update.vector, gradient, samples)
-    result = timed(benchmark, update.search, update.vector, full, old, samples.batch)
-    assert 1 <= int(result.trials) <= SETTINGS.line_search_steps
-    assert float(result.evaluation.kl_mean) <= SETTINGS.max_kl
 
 
 def test_trust_region_step(benchmark: BenchmarkFixture, problem: Problem) -> None:
     """Gradient, conjugate gradient and line search."""
-    result = timed(
-        benchmark,
-        lambda policy, batch: trust_region_step(problem.networks.distribution, policy, batch, SETTINGS),
-        problem.policy,
-        problem.batch,
-    )
-    assert float(result.evaluation.kl_mean) <= SETTINGS.max_kl
-    assert float(result.evaluation.improvement) >= 0
+    step = lambda parameters, batch: policy_step(problem.networks.distribution, parameters, batch, SETTINGS)
+    taken = timed(benchmark, step, problem.parameters, problem.batch).taken
+    assert 1 <= int(taken.trials) <= SETTINGS.line_search_steps
+    assert float(taken.evaluation.kl_mean) <= SETTINGS.max_kl
+    assert float(taken.evaluation.improvement) >= 0
 
 
 def test_critic_fit(benchmark: BenchmarkFixture, problem: Problem) -> None:
     """Five passes over eight minibatches."""
-    networks, observations = problem.networks, problem.batch.observations
+    networks, observations = problem.networks, problem.samples[0]
     critic, optimizer = networks.initial_critic(KEY).network, optax.flatten(optax.adam(1e-3))
     targets = jnp.sum(observations, axis=-1)
 

@@ -13,8 +13,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from trpo_brax.algorithm import PolicyBatch, fit_critic, successor_values, trust_region_step
+from trpo_brax.algorithm import TrustRegionStep, fit_critic, successor_values
 from trpo_brax.config import NetworkConfig, TrustRegionConfig
+from trpo_brax.learner.iteration import policy_batch, policy_step
 from trpo_brax.policy import Networks
 
 NETWORKS = Networks.build(NetworkConfig(policy_hidden_sizes=(8,), critic_hidden_sizes=(8,)), 3, 2)
@@ -74,10 +75,13 @@ def test_a_critic_update_reduces_its_gradient_and_its_loss_once(samples: dict[st
 def test_a_conjugate_gradient_iteration_reduces_one_product(samples: dict[str, jax.Array]) -> None:
     """And a line-search trial four numbers: two means that decide, the mean ratio and the largest KL."""
     policy = NETWORKS.initial_policy(KEY)
-    batch = PolicyBatch(samples["observations"], samples["actions"], samples["values"], samples["weights"])
     settings = TrustRegionConfig(fisher_fraction=0.25)
-    compiled = jax.jit(lambda given: trust_region_step(NETWORKS.distribution, policy, given, settings)).lower(batch)
-    loops = collectives_in_loops(compiled.compile())
+
+    def step(*given: jax.Array) -> TrustRegionStep:
+        return policy_step(NETWORKS.distribution, policy, policy_batch(*given, settings.fisher_fraction), settings)
+
+    given = [samples[name] for name in ("observations", "actions", "values", "weights")]
+    loops = collectives_in_loops(jax.jit(step).lower(*given).compile())
     assert {kind for loop in loops for kind, _ in loop} == {"all-reduce"}
     # The shared log std needs no sum over states, so its part of the product crosses nothing.
     size = ravel_pytree(policy)[0].size

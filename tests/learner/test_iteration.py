@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,18 +14,15 @@ import pytest
 
 from tests.tiny_environments import PointMass
 from tests.tiny_programs import assert_bit_identical, tiny_config
-from trpo_brax.algorithm import (
-    PolicyBatch,
-    generalized_advantage_estimation,
-    sample_weights,
-    standardize,
-    trust_region_step,
-)
+from trpo_brax.algorithm import TrustRegionStep, generalized_advantage_estimation, sample_weights, standardize
 from trpo_brax.config import Config, override
 from trpo_brax.environments import VectorizedEnvironment, own_task
-from trpo_brax.learner import iteration as iteration_module
+from trpo_brax.learner.iteration import Iteration, Judgement, policy_batch
+from trpo_brax.learner.metrics import step_metrics
+from trpo_brax.learner.rollout import Trajectory
 from trpo_brax.learner.state import TrainState
 from trpo_brax.policy import ActionBounds
+from trpo_brax.randomness import Stream, environment_keys
 
 
 @dataclasses.dataclass
@@ -40,10 +39,23 @@ class Setting:
         result: tuple[TrainState, dict[str, Any]] = jax.jit(self.iteration(**changes))(self.state)
         return result
 
-    def iteration(self, **changes: Any) -> iteration_module.Iteration:
-        return iteration_module.Iteration(
-            override(self.config, **changes), self.environment, self.networks, self.bounds
-        )
+    @functools.cached_property
+    def judge(self) -> Callable[[Trajectory], Judgement]:
+        compiled = jax.jit(lambda trajectory: self.iteration().judge(self.state, trajectory)[0])
+        return lambda trajectory: jax.device_get(compiled(trajectory))
+
+    @functools.cached_property
+    def step(self) -> Callable[[jax.Array, Judgement], TrustRegionStep]:
+        """(advantages [N, T], judgement) -> the policy's step by them."""
+
+        @jax.jit
+        def step(advantages: jax.Array, judgement: Judgement) -> TrustRegionStep:
+            return self.iteration().improve(self.state, judgement._replace(advantages=advantages))[0]
+
+        return step
+
+    def iteration(self, **changes: Any) -> Iteration:
+        return Iteration(override(self.config, **changes), self.environment, self.networks, self.bounds)
 
 
 @pytest.fixture(scope="module")
@@ -58,21 +70,20 @@ def setting(programs: dict[int, Any]) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def batch(setting: Setting) -> PolicyBatch:
-    """The batch that the policy step of the next iteration is given."""
-    given: dict[str, PolicyBatch] = {}
+def iterated(setting: Setting) -> tuple[TrainState, dict[str, Any]]:
+    return setting.iterate()
 
-    def watch(distribution_of: Any, parameters: Any, batch: PolicyBatch, *rest: Any) -> Any:
-        given["batch"] = batch
-        return trust_region_step(distribution_of, parameters, batch, *rest)
 
-    def reveal(state: TrainState) -> PolicyBatch:
-        setting.iteration()(state)
-        return given["batch"]
+@pytest.fixture(scope="module")
+def trajectory(setting: Setting) -> Trajectory:
+    result: Trajectory = jax.device_get(jax.jit(setting.iteration().gather)(setting.state)[1])
+    return result
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(iteration_module, "trust_region_step", watch)
-        return jax.device_get(jax.jit(reveal)(setting.state))
+
+@pytest.fixture(scope="module")
+def judgement(setting: Setting, trajectory: Trajectory) -> Judgement:
+    """What the policy step of the next iteration is given."""
+    return setting.judge(trajectory)
 
 
 def test_peer_defect_01_a_rejected_step_restores_the_parameters(setting: Setting) -> None:
@@ -90,38 +101,36 @@ def test_peer_defect_01_a_rejected_step_restores_the_parameters(setting: Setting
 
 
 def test_peer_defect_05_observation_statistics_stay_until_the_end_and_then_move(
-    setting: Setting, batch: PolicyBatch
+    setting: Setting, judgement: Judgement, iterated: tuple[TrainState, dict[str, Any]]
 ) -> None:
     """Skrl updates them before the surrogate, so the ratio at the old policy is not 1; baselines' never move.
 
     Under the statistics from before the iteration, the policy reproduces the sampled actions from their own keys.
     """
     statistics = setting.state.statistics
-    keys = iteration_module.environment_keys(
-        setting.state.key, iteration_module.Stream.ACTION, 8, setting.state.iteration
-    )
-    distribution = setting.networks.distribution(setting.state.policy, batch.observations)
+    keys = environment_keys(setting.state.key, Stream.ACTION, 8, setting.state.iteration)
+    distribution = setting.networks.distribution(setting.state.policy, judgement.observations)
     for time in range(10):
         step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, time)
         noise = jax.vmap(lambda key: jax.random.normal(key, (1,)))(step_keys)
         sampled = distribution.mean[:, time] + jnp.exp(distribution.log_std) * noise
-        np.testing.assert_allclose(batch.actions[:, time], sampled, rtol=1e-5, atol=1e-6)
-    after, _ = setting.iterate()
-    raw = batch.observations * statistics.std() + statistics.mean  # nothing is clipped in this task
+        np.testing.assert_allclose(judgement.actions[:, time], sampled, rtol=1e-5, atol=1e-6)
+    after, _ = iterated
+    raw = judgement.observations * statistics.std() + statistics.mean  # nothing is clipped in this task
     total = float(statistics.count) + 80
     mean = (float(statistics.count) * np.asarray(statistics.mean) + raw.sum(axis=(0, 1))) / total
     assert float(after.statistics.count) == total
     np.testing.assert_allclose(after.statistics.mean, mean, rtol=1e-4, atol=1e-5)
 
 
-def test_advantages_reach_the_step_centred_and_scaled_once_over_the_batch(batch: PolicyBatch) -> None:
-    np.testing.assert_allclose(batch.weights, 1 / 80, rtol=1e-6)
-    assert np.mean(batch.advantages) == pytest.approx(0, abs=1e-6)
-    assert np.std(batch.advantages) == pytest.approx(1, rel=1e-5)
+def test_advantages_reach_the_step_centred_and_scaled_once_over_the_batch(judgement: Judgement) -> None:
+    np.testing.assert_allclose(judgement.weights, 1 / 80, rtol=1e-6)
+    assert np.mean(judgement.advantages) == pytest.approx(0, abs=1e-6)
+    assert np.std(judgement.advantages) == pytest.approx(1, rel=1e-5)
 
 
 def test_scaling_rewards_and_values_together_leaves_the_policy_step_unchanged(
-    setting: Setting, batch: PolicyBatch
+    setting: Setting, judgement: Judgement
 ) -> None:
     """Powers of two scale exactly in floating point, so the step must agree to the last bit but for the critic's."""
     rng = np.random.default_rng(0)
@@ -130,46 +139,81 @@ def test_scaling_rewards_and_values_together_leaves_the_policy_step_unchanged(
     dones = terminations | (rng.random((10, 8)) < 0.1)
     weights = sample_weights(jnp.ones((10, 8), bool))
 
-    def step(scale: float) -> Any:
+    def step(scale: float) -> TrustRegionStep:
         advantages, _ = generalized_advantage_estimation(
             scale * rewards, scale * values, scale * following, terminations, dones, discount=0.99, trace_decay=0.95
         )
-        scaled = batch._replace(advantages=standardize(advantages, weights)[0].T)
-        return trust_region_step(
-            setting.networks.distribution, setting.state.policy, scaled, setting.config.trust_region
-        )
+        return setting.step(standardize(advantages, weights)[0].T, judgement)
 
-    compiled = jax.jit(step)
-    one, many = compiled(1.0), compiled(1024.0)
-    assert float(one.fraction) > 0
+    one, many = step(1.0), step(1024.0)
+    assert float(one.taken.fraction) > 0
     for ours, theirs in zip(jax.tree.leaves(one.parameters), jax.tree.leaves(many.parameters), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_reported_bound_is_the_theorem_on_the_batchs_raw_advantages(setting: Setting) -> None:
+def test_reported_bound_is_the_theorem_on_the_batchs_raw_advantages(
+    setting: Setting, judgement: Judgement, iterated: tuple[TrainState, dict[str, Any]]
+) -> None:
     """mean((ratio - 1) A_raw) / (1 - gamma) - 4 gamma max|A_raw| KL_max / (1 - gamma)^2, and null at gamma = 1."""
-    _, metrics = setting.iterate()
+    _, metrics = iterated
     discount = setting.config.trust_region.discount
     largest, kl_max = float(metrics["advantage_max_abs"]), float(metrics["kl_max"])
     coefficient = 4 * largest * discount / (1 - discount) ** 2
     assert float(metrics["penalty_coefficient"]) == pytest.approx(coefficient, rel=1e-5)
     gain = (float(metrics["improvement_lower_bound"]) + coefficient * kl_max) * (1 - discount)
     assert 0 < gain < 2 * largest
-    assert np.isnan(setting.iterate(discount=1.0)[1]["improvement_lower_bound"])
+    step = setting.step(jnp.ones((8, 10)), judgement)
+    assert np.isnan(step_metrics(step, jnp.ones(()), jnp.ones(()), 1.0)["improvement_lower_bound"])
 
 
-def test_surrogate_gain_in_raw_units_matches_a_direct_sum(setting: Setting, batch: PolicyBatch) -> None:
+def test_surrogate_gain_in_raw_units_matches_a_direct_sum(setting: Setting, judgement: Judgement) -> None:
     """(ratio - 1) A_raw averaged over the batch, A_raw = std A + mean, against the closed form that saves the pass."""
     rng = np.random.default_rng(1)
     raw = rng.normal(3.0, 2.0, (8, 10)).astype(np.float32)
-    advantages, mean, std = standardize(jnp.asarray(raw), batch.weights)
-    step = jax.jit(
-        lambda given: trust_region_step(
-            setting.networks.distribution, setting.state.policy, given, setting.config.trust_region
-        )
-    )(batch._replace(advantages=advantages))
-    old = setting.networks.distribution(setting.state.policy, batch.observations).log_prob(batch.actions)
-    new = setting.networks.distribution(step.parameters, batch.observations).log_prob(batch.actions)
+    advantages, mean, std = standardize(jnp.asarray(raw), judgement.weights)
+    step = setting.step(advantages, judgement)
+    old = setting.networks.distribution(setting.state.policy, judgement.observations).log_prob(judgement.actions)
+    new = setting.networks.distribution(step.parameters, judgement.observations).log_prob(judgement.actions)
     direct = np.mean(np.expm1(np.asarray(new, np.float64) - np.asarray(old, np.float64)) * raw)
-    ours = float(std * step.evaluation.improvement + mean * step.evaluation.ratio_excess)
+    ours = float(std * step.taken.evaluation.improvement + mean * step.taken.evaluation.ratio_excess)
     assert ours == pytest.approx(direct, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_out_of_the_update_from_the_judgement_on(
+    setting: Setting, trajectory: Trajectory, poison: float
+) -> None:
+    """In invalid transitions alone: whatever they hold, the step and the critic's targets are those of the others.
+
+    An observation that is finite, although what came of it was not, keeps its value: the step before it ends on that.
+    """
+    valid = np.random.default_rng(0).random((8, 10)) > 0.2
+    unused = ~valid[..., None]
+    transitions = trajectory.transitions._replace(valid=valid)
+    healthy = trajectory._replace(transitions=transitions)
+    spoilt = trajectory._replace(
+        observations=np.where(unused, poison, trajectory.observations),
+        actions=np.where(unused, poison, trajectory.actions),
+        transitions=transitions._replace(reward=np.where(valid, transitions.reward, poison)),
+    )
+    expected, found = setting.judge(healthy), setting.judge(spoilt)
+    for name, leaf in found._asdict().items():
+        assert np.all(np.isfinite(leaf)), name
+    np.testing.assert_array_equal(found.weights, expected.weights)
+    np.testing.assert_array_equal(expected.observations, setting.judge(trajectory).observations)
+    steps = [setting.step(expected.advantages, one) for one in (expected, found)]
+    assert int(steps[0].taken.outcome) == 0
+    assert_bit_identical(*(step.parameters for step in steps))
+
+
+@pytest.mark.parametrize(("fraction", "stride"), [(1.0, 1), (0.45, 2), (0.01, 10)])
+def test_fisher_products_see_every_kth_time_step_of_every_environment(
+    judgement: Judgement, fraction: float, stride: int
+) -> None:
+    weights = np.asarray(judgement.weights) * (np.arange(10) != 0)  # the first step of each is not used
+    batch = policy_batch(judgement.observations, judgement.actions, judgement.advantages, weights, fraction)
+    np.testing.assert_array_equal(batch.inputs, judgement.observations.reshape(80, -1))
+    np.testing.assert_array_equal(batch.fisher_inputs, np.concatenate(judgement.observations[:, ::stride]))
+    some = stride < 10
+    assert float(jnp.sum(batch.fisher_weights)) == pytest.approx(1.0 if some else 0.0)
+    np.testing.assert_array_equal(batch.fisher_weights == 0, weights[:, ::stride].ravel() == 0)

@@ -224,30 +224,6 @@ def test_every_environment_non_finite_leaves_the_parameters_bit_identical(tmp_pa
     assert all(row["episode_return_mean"] is None for row in run.metrics())
 
 
-def test_damping_follows_the_outcomes_and_survives_a_resume(tmp_path: Path) -> None:
-    """At 20 nats single trials are mostly refused; the rule is applied by hand to the outcomes that were logged."""
-    settings: dict[str, Any] = {"max_kl": 20.0, "line_search_steps": 1, "damping": 1e-3}
-    settings |= {"damping_patience": 2, "damping_growth": 8.0, "checkpoint_every": 5}
-    runs = {}
-    for name, ends in {"whole": (16,), "resumed": (7, 16)}.items():
-        for end in ends:
-            config = tiny_config(total_steps=total(end), **settings)
-            runs[name] = tb.train(config, environment=PointMass(), run_dir=tmp_path / name, resume=end != ends[0])
-    assert rows(runs["resumed"]) == rows(runs["whole"])
-    level, refused = 0, 0
-    for row in rows(runs["whole"]):
-        assert row["damping"] == pytest.approx(1e-3 * 8.0**level, rel=1e-6)
-        if row["step_outcome"] == "accepted":
-            level, refused = max(level - 1, 0), 0
-        else:
-            refused += 1
-            if refused == 2:
-                level, refused = min(level + 1, config.trust_region.damping_levels), 0
-    outcomes = {row["step_outcome"] for row in rows(runs["whole"])}
-    assert "accepted" in outcomes and len(outcomes) > 1
-    assert len({row["damping"] for row in rows(runs["whole"])}) > 2
-
-
 @pytest.mark.parametrize("limit", [0.2, 0.5])
 def test_too_many_non_finite_transitions_stop_the_run(limit: float, tmp_path: Path) -> None:
     """Every first step pays NaN: no transition is left, and the first iteration is the last."""

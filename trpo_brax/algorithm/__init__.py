@@ -9,11 +9,17 @@ from trpo_brax.algorithm.advantages import (
 from trpo_brax.algorithm.bound import improvement_lower_bound, penalty_coefficient
 from trpo_brax.algorithm.conjugate_gradient import ConjugateGradientResult, conjugate_gradient
 from trpo_brax.algorithm.critic import CriticFit, explained_variance, fit_critic
-from trpo_brax.algorithm.damping import DampingState
 from trpo_brax.algorithm.fisher import fisher_product
-from trpo_brax.algorithm.line_search import LineSearchResult, StepOutcome, all_finite, backtracking_line_search
-from trpo_brax.algorithm.natural_step import FullStep, full_natural_step
-from trpo_brax.algorithm.policy_update import PolicyUpdate, StepSamples
+from trpo_brax.algorithm.line_search import (
+    Accept,
+    FullStep,
+    LineSearchResult,
+    StepOutcome,
+    all_finite,
+    anywhere,
+    backtracking_line_search,
+    inside_the_region,
+)
 from trpo_brax.algorithm.surrogate import (
     Distribution,
     Evaluation,
@@ -22,36 +28,37 @@ from trpo_brax.algorithm.surrogate import (
     sample_weights,
     surrogate,
 )
-from trpo_brax.algorithm.trust_region import TrustRegionStep, trust_region_step
+from trpo_brax.algorithm.trust_region import Scale, TrustRegionStep, to_the_edge, trust_region_step
 
 __all__ = [
+    "Accept",
     "ConjugateGradientResult",
     "CriticFit",
-    "DampingState",
     "Distribution",
     "Evaluation",
     "FullStep",
     "LineSearchResult",
     "PolicyBatch",
-    "PolicyUpdate",
+    "Scale",
     "StepOutcome",
-    "StepSamples",
     "TrustRegionStep",
     "all_finite",
+    "anywhere",
     "backtracking_line_search",
     "conjugate_gradient",
     "evaluator",
     "explained_variance",
     "fisher_product",
     "fit_critic",
-    "full_natural_step",
     "generalized_advantage_estimation",
     "improvement_lower_bound",
+    "inside_the_region",
     "penalty_coefficient",
     "sample_weights",
     "standardize",
     "successor_values",
     "surrogate",
+    "to_the_edge",
     "trust_region_step",
     "weighted_moments",
 ]

@@ -24,6 +24,8 @@ class ConjugateGradientResult(NamedTuple):
     """The recursively updated residual r = b - A x."""
     residual_norm: jax.Array
     """[]: |r|."""
+    relative_residual: jax.Array
+    """[]: |r| / |b|; 0 where b is 0."""
     breakdown: jax.Array
     """bool []: some p^T A p was not a positive finite number; the solution is the iterate before that direction."""
 
@@ -84,6 +86,12 @@ def conjugate_gradient(
     zero = jnp.zeros((), jnp.int32)
     start = _State(tree_zeros_like(b), b, b, squared, zero, jnp.zeros((), bool))
     end = jax.lax.while_loop(unfinished, advance, start)
+    norm, residual_norm = jnp.sqrt(squared), jnp.sqrt(end.residual_squared)
     return ConjugateGradientResult(
-        end.solution, end.iterations, end.residual, jnp.sqrt(end.residual_squared), end.breakdown
+        solution=end.solution,
+        iterations=end.iterations,
+        residual=end.residual,
+        residual_norm=residual_norm,
+        relative_residual=residual_norm / jnp.where(norm == 0, 1.0, norm),
+        breakdown=end.breakdown,
     )

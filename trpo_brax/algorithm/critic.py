@@ -63,8 +63,8 @@ def fit_critic(
         optimizer: any optax transformation.
         parameters: of the critic.
         optimizer_state: of `optimizer` for the parameters as one vector, as `optax.flatten` initialises it.
-        observations: [N, T, observation].
-        targets: [N, T].
+        observations: [N, T, observation], finite.
+        targets: [N, T], finite.
         valid: [N, T] samples that may be used.
         epochs: passes.
         minibatches: per pass; at most T are used.
@@ -82,8 +82,8 @@ def fit_critic(
     used = split(valid)
     counts = jnp.sum(used, axis=1)
     data = Minibatch(
-        split(jnp.where(valid[..., None], observations, 0)),
-        split(jnp.where(valid, targets, 0.0)),
+        split(observations),
+        split(targets),
         used / jnp.maximum(counts, 1)[:, None],
         counts > 0,
     )
@@ -106,8 +106,7 @@ def fit_critic(
         carry, losses = jax.lax.scan(update, carry, data)
         return carry, jnp.mean(losses)
 
-    with jax.default_matmul_precision("highest"):
-        (vector, optimizer_state), losses = jax.lax.scan(one_pass, (vector, optimizer_state), None, length=epochs)
+    (vector, optimizer_state), losses = jax.lax.scan(one_pass, (vector, optimizer_state), None, length=epochs)
     return CriticFit(as_tree(vector), optimizer_state, jnp.where(jnp.any(valid), losses[-1], jnp.nan))
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from optax.tree_utils import tree_add_scale, tree_where
+from optax.tree_utils import tree_where
 
 from trpo_brax.algorithm.surrogate import Evaluation, Parameters
 
@@ -24,19 +24,36 @@ class StepOutcome(enum.IntEnum):
     BAD_CURVATURE = 5
 
 
+class FullStep(NamedTuple):
+    """The longest step to try."""
+
+    step: jax.Array
+    """[P]"""
+    predicted_improvement: jax.Array
+    """[]: g . step, the linear prediction of the surrogate's improvement."""
+    outcome: jax.Array
+    """int32 []: ACCEPTED where it may be tried, else why not."""
+
+
+Accept = Callable[[Evaluation, jax.Array], jax.Array]
+"""(evaluation of a candidate, improvement predicted for its length []) -> `StepOutcome` []; NaN must fail its tests."""
+
+
 class LineSearchResult(NamedTuple):
     """The candidate kept."""
 
-    parameters: Parameters
-    """The accepted candidate's, or bit for bit the old ones."""
+    parameters: jax.Array
+    """[P]: the accepted candidate's, or bit for bit the old ones."""
     evaluation: Evaluation
     """Of the parameters kept; zero where none was accepted."""
+    predicted_improvement: jax.Array
+    """[]: of the step taken; 0 where none was."""
     fraction: jax.Array
     """[]: of the full step that was taken; 0 where none was."""
     trials: jax.Array
     """int32 []: candidates evaluated."""
     outcome: jax.Array
-    """int32 []: `StepOutcome`; where none was accepted, why the last trial was not."""
+    """int32 []: `StepOutcome`; where none was accepted, why the last trial was not, or why there was none."""
 
 
 class _State(NamedTuple):
@@ -49,50 +66,52 @@ def all_finite(tree: Parameters) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def candidate_outcome(finite: jax.Array, evaluation: Evaluation, required: jax.Array, max_kl: float) -> jax.Array:
-    """Return the `StepOutcome` [] of one candidate.
+def inside_the_region(max_kl: float, acceptance_ratio: float) -> Accept:
+    """Return TRPO's test: mean KL <= `max_kl` (nats), and an improvement that is positive and near its prediction.
 
-    Accepted if everything is finite, mean KL <= `max_kl`, and the surrogate improvement is positive and at least
-    `required`. Every test is written so that NaN fails it.
+    Near means at least `acceptance_ratio` of it; so the requirement shrinks with the step length, and never otherwise.
     """
-    finite &= all_finite(evaluation)
-    inside = evaluation.kl_mean <= max_kl
-    improves = (evaluation.improvement > 0) & (evaluation.improvement >= required)
-    refusal = jnp.where(inside, StepOutcome.NO_IMPROVEMENT, StepOutcome.KL_EXCEEDED)
-    outcome = jnp.where(inside & improves, StepOutcome.ACCEPTED, refusal)
-    return jnp.where(finite, outcome, StepOutcome.NON_FINITE).astype(jnp.int32)
+
+    def accept(evaluation: Evaluation, predicted: jax.Array) -> jax.Array:
+        inside = evaluation.kl_mean <= max_kl
+        improves = (evaluation.improvement > 0) & (evaluation.improvement >= acceptance_ratio * predicted)
+        refusal = jnp.where(inside, StepOutcome.NO_IMPROVEMENT, StepOutcome.KL_EXCEEDED)
+        return jnp.where(inside & improves, StepOutcome.ACCEPTED, refusal)
+
+    return accept
+
+
+def anywhere(evaluation: Evaluation, predicted: jax.Array) -> jax.Array:
+    """Accept every candidate: the natural gradient (Kakade 2001) asks nothing of its step."""
+    return jnp.full_like(evaluation.improvement, StepOutcome.ACCEPTED, jnp.int32)
 
 
 def backtracking_line_search(
-    evaluate: Callable[[Parameters], Evaluation],
-    parameters: Parameters,
-    full_step: Parameters,
-    predicted_improvement: jax.Array,
+    evaluate: Callable[[jax.Array], Evaluation],
+    parameters: jax.Array,
+    full: FullStep,
+    accept: Accept,
     *,
-    proceed: jax.Array,
-    max_kl: float,
     max_trials: int,
     backtrack_factor: float,
-    acceptance_ratio: float,
 ) -> LineSearchResult:
-    """Take the first of `parameters + factor^j full_step` that is accepted (Schulman et al. 2015, appendix C).
+    """Take the first of `parameters + factor^j step` that is accepted (Schulman et al. 2015, appendix C).
+
+    A candidate that is not finite, or whose evaluation is not, is refused whatever `accept` says.
 
     Args:
-        evaluate: candidate -> its evaluation against the old policy.
-        parameters: the old ones, returned untouched if no candidate is accepted.
-        full_step: the longest step tried.
-        predicted_improvement: [] linear prediction for the full step; a candidate must reach `acceptance_ratio`
-            of its share, so the requirement shrinks with the step length and never otherwise.
-        proceed: bool []: False makes no trial.
-        max_kl: trust region in nats.
+        evaluate: candidate [P] -> its evaluation against the old policy.
+        parameters: [P] the old ones, returned untouched if no candidate is accepted.
+        full: the longest step; no trial is made where its outcome is not ACCEPTED.
+        accept: whether a candidate may be kept.
         max_trials: most candidates.
         backtrack_factor: ratio of successive step lengths.
-        acceptance_ratio: see `predicted_improvement`.
     """
-    zero = jnp.zeros_like(predicted_improvement)
+    zero = jnp.zeros_like(full.predicted_improvement)
+    proceed = full.outcome == StepOutcome.ACCEPTED
 
     def refused(trials: jax.Array, outcome: jax.Array) -> LineSearchResult:
-        return LineSearchResult(parameters, Evaluation(zero, zero, zero, zero), zero, trials, outcome)
+        return LineSearchResult(parameters, Evaluation(zero, zero, zero, zero), zero, zero, trials, outcome)
 
     def unfinished(state: _State) -> jax.Array:
         return ~state.accepted & proceed & (state.result.trials < max_trials)
@@ -100,16 +119,16 @@ def backtracking_line_search(
     def attempt(state: _State) -> _State:
         trials = state.result.trials
         fraction = jnp.asarray(backtrack_factor, zero.dtype) ** trials
-        candidate = tree_add_scale(parameters, fraction, full_step)
+        predicted = fraction * full.predicted_improvement
+        candidate = parameters + fraction * full.step
         evaluation = evaluate(candidate)
-        required = acceptance_ratio * fraction * predicted_improvement
-        outcome = candidate_outcome(all_finite(candidate), evaluation, required, max_kl)
+        finite = all_finite((candidate, evaluation))
+        outcome = jnp.where(finite, accept(evaluation, predicted), StepOutcome.NON_FINITE).astype(jnp.int32)
         accepted = outcome == StepOutcome.ACCEPTED
-        taken = LineSearchResult(candidate, evaluation, fraction, trials + 1, outcome)
+        taken = LineSearchResult(candidate, evaluation, predicted, fraction, trials + 1, outcome)
         kept: LineSearchResult = tree_where(accepted, taken, refused(trials + 1, outcome))
         return _State(accepted, kept)
 
-    trials = jnp.zeros((), jnp.int32)
-    outcome = jnp.full((), StepOutcome.NO_IMPROVEMENT, jnp.int32)
-    start = _State(jnp.zeros((), bool), refused(trials, outcome))
+    outcome = jnp.where(proceed, StepOutcome.NO_IMPROVEMENT, full.outcome).astype(jnp.int32)
+    start = _State(jnp.zeros((), bool), refused(jnp.zeros((), jnp.int32), outcome))
     return jax.lax.while_loop(unfinished, attempt, start).result

@@ -31,16 +31,20 @@ class Distribution(Protocol):
 
 
 class PolicyBatch(NamedTuple):
-    """Samples; all leaves lead with the same axes, [N, T] or [N T]."""
+    """Samples of one update; what those of weight 0 hold is finite and counts for nothing."""
 
-    observations: jax.Array
-    """[..., observation]: what the policy network reads."""
+    inputs: jax.Array
+    """[S, ...]: what the policy network reads."""
     actions: jax.Array
-    """[..., action]: as sampled from the distribution, before clipping."""
+    """[S, action]: as sampled from the distribution, before clipping."""
     advantages: jax.Array
-    """[...]: centred and scaled."""
+    """[S]: centred and scaled."""
     weights: jax.Array
-    """[...]: of each sample, summing to one; 0 for a transition that must not be used."""
+    """[S]: of each sample, summing to one; 0 for a transition that must not be used."""
+    fisher_inputs: jax.Array
+    """[F, ...]: those of the samples that Fisher products see."""
+    fisher_weights: jax.Array
+    """[F]: theirs, summing to one."""
 
 
 class Evaluation(NamedTuple):
@@ -62,15 +66,15 @@ def sample_weights(valid: jax.Array) -> jax.Array:
     return used / jnp.maximum(jnp.sum(used), 1.0)
 
 
-def surrogate(distribution: Distribution, old_log_prob: jax.Array, batch: PolicyBatch) -> jax.Array:
+def surrogate(new: Distribution, old: Distribution, batch: PolicyBatch) -> jax.Array:
     """Return L(theta) = mean(pi(a|s) / pi_old(a|s) A(s, a)) [] (Schulman et al. 2015, equation 14).
 
     Args:
-        distribution: of the candidate, over the batch.
-        old_log_prob: [...] log-probability of the batch's actions under the old policy.
+        new: of the candidate, over the batch.
+        old: of the old policy, over the batch.
         batch: the samples.
     """
-    ratio = jnp.exp(distribution.log_prob(batch.actions) - old_log_prob)
+    ratio = jnp.exp(new.log_prob(batch.actions) - old.log_prob(batch.actions))
     return _mean(ratio * batch.advantages, batch.weights)
 
 
@@ -96,5 +100,5 @@ def evaluator(old: Distribution, batch: PolicyBatch) -> Callable[[Distribution],
 
 
 def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    # `where`, not a product: an unused sample may hold NaN, and NaN x 0 is NaN.
+    # `where`, not a product: the ratio of an unused sample may overflow where no other one's does.
     return jnp.sum(jnp.where(weights > 0, values * weights, 0.0))

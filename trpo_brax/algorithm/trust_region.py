@@ -1,4 +1,4 @@
-"""One trust-region policy step: gradient, conjugate gradient, step length, line search, accept or keep."""
+"""The trust-region step (Schulman et al. 2015, arXiv 1502.05477, appendix C)."""
 
 from __future__ import annotations
 
@@ -7,56 +7,103 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from trpo_brax.algorithm.line_search import StepOutcome
-from trpo_brax.algorithm.policy_update import PolicyUpdate, TrustRegionSettings
-from trpo_brax.algorithm.surrogate import Distribution, Evaluation, Parameters, PolicyBatch
+from trpo_brax.algorithm.conjugate_gradient import ConjugateGradientResult, conjugate_gradient
+from trpo_brax.algorithm.fisher import fisher_product
+from trpo_brax.algorithm.line_search import (
+    Accept,
+    FullStep,
+    LineSearchResult,
+    StepOutcome,
+    all_finite,
+    backtracking_line_search,
+)
+from trpo_brax.algorithm.surrogate import Distribution, Parameters, PolicyBatch, evaluator, surrogate
+
+Scale = Callable[[ConjugateGradientResult, jax.Array], FullStep]
+"""(solution of H x = g, g [P]) -> the longest step to try."""
 
 
 class TrustRegionStep(NamedTuple):
     """The parameters kept, and how they came about."""
 
     parameters: Parameters
-    evaluation: Evaluation
-    predicted_improvement: jax.Array
-    fraction: jax.Array
-    trials: jax.Array
-    cg_iterations: jax.Array
-    cg_relative_residual: jax.Array
-    outcome: jax.Array
+    """The accepted candidate's, or bit for bit the old ones."""
+    solved: ConjugateGradientResult
+    taken: LineSearchResult
 
 
 def trust_region_step(
-    distribution_of: Callable[[Parameters, jax.Array], Distribution],
+    policy: Callable[[Parameters, jax.Array], Distribution],
     parameters: Parameters,
     batch: PolicyBatch,
-    settings: TrustRegionSettings,
-    damping: jax.Array | None = None,
+    *,
+    damping: float | jax.Array,
+    cg_iterations: int,
+    cg_tolerance: float,
+    scale: Scale,
+    accept: Accept,
+    max_trials: int,
+    backtrack_factor: float,
 ) -> TrustRegionStep:
-    """Maximise the surrogate within mean KL(old || new) <= max_kl (Schulman et al. 2015, equation 12).
+    """Improve the surrogate along the natural gradient, as far as `scale` proposes and `accept` allows.
 
-    A refused step returns the parameters bit for bit. Fisher products see every k-th time step,
-    k = round(1 / fisher_fraction); gradient and line search see all.
+    The old distribution is recomputed here, by the same function on the same inputs, so that at the old parameters the
+    probability ratio is exactly 1 and every KL exactly 0. Parameters are one vector [P] throughout: conjugate
+    gradient's sums over a small network's arrays cost more than the arrays' size says.
 
     Args:
-        distribution_of: (parameters, observations [..., observation]) -> action distribution over them.
+        policy: (parameters, inputs [S, ...]) -> action distribution over them, by matrix products of the highest
+            precision: a GPU's default (TF32) is too coarse for conjugate gradient.
         parameters: of the policy; any pytree of float arrays.
-        batch: the samples [N, T], environments leading.
-        settings: a `TrustRegionConfig`.
-        damping: [] lambda in F + lambda I, if it is not the settings'.
+        batch: the samples; what those of weight 0 hold must be finite.
+        damping: lambda in H = F + lambda I.
+        cg_iterations: most products with H.
+        cg_tolerance: conjugate gradient stops at this residual, relative to |g|.
+        scale: how far to go, `to_the_edge` for one.
+        accept: which candidate to keep, `inside_the_region` for one.
+        max_trials: most candidates.
+        backtrack_factor: ratio of successive step lengths.
     """
-    update = PolicyUpdate(distribution_of, parameters, settings, damping)
-    samples = update.samples(batch)
-    gradient, old = update.gradient(update.vector, samples.batch)
-    full = update.solve(update.vector, gradient, samples)
-    taken = update.search(update.vector, full, old, samples.batch)
-    return TrustRegionStep(
-        parameters=update.as_tree(taken.parameters),
-        evaluation=taken.evaluation,
-        predicted_improvement=jnp.where(taken.fraction > 0, taken.fraction * full.predicted_improvement, 0.0),
-        fraction=taken.fraction,
-        trials=taken.trials,
-        cg_iterations=full.cg_iterations,
-        cg_relative_residual=full.cg_relative_residual,
-        outcome=jnp.where(full.outcome == StepOutcome.ACCEPTED, taken.outcome, full.outcome),
+    theta, as_tree = ravel_pytree(parameters)
+
+    def at(candidate: jax.Array, inputs: jax.Array) -> Distribution:
+        return policy(as_tree(candidate), inputs)
+
+    old = jax.lax.stop_gradient(at(theta, batch.inputs))
+    gradient = jax.grad(lambda candidate: surrogate(at(candidate, batch.inputs), old, batch))(theta)
+    product = fisher_product(
+        lambda candidate: at(candidate, batch.fisher_inputs), theta, batch.fisher_weights, damping=damping
     )
+    solved = conjugate_gradient(product, gradient, max_iterations=cg_iterations, tolerance=cg_tolerance)
+    step = scale(solved, gradient)
+    evaluate = evaluator(old, batch)
+    taken = backtracking_line_search(
+        lambda candidate: evaluate(at(candidate, batch.inputs)),
+        theta,
+        step,
+        accept,
+        max_trials=max_trials,
+        backtrack_factor=backtrack_factor,
+    )
+    return TrustRegionStep(as_tree(taken.parameters), solved, taken)
+
+
+def to_the_edge(max_kl: float) -> Scale:
+    """Return what scales x = H^-1 g so that the damped quadratic model of the KL, x.Hx / 2, equals `max_kl` (nats).
+
+    beta = sqrt(2 delta / x.Hx) (appendix C), with x.Hx taken as x.(g - r) from conjugate gradient's own residual r: no
+    extra product. Where that is not a positive number, the outcome says why there is no step.
+    """
+
+    def scale(solved: ConjugateGradientResult, gradient: jax.Array) -> FullStep:
+        curvature = jnp.vdot(solved.solution, gradient - solved.residual, precision="highest")
+        sound = jnp.isfinite(curvature) & (curvature > 0) & ~solved.breakdown
+        step = jnp.sqrt(2.0 * max_kl / jnp.where(sound, curvature, 1.0)) * solved.solution
+        outcome = jnp.where(sound, StepOutcome.ACCEPTED, StepOutcome.BAD_CURVATURE)
+        outcome = jnp.where(jnp.vdot(gradient, gradient) == 0, StepOutcome.ZERO_GRADIENT, outcome)
+        outcome = jnp.where(all_finite(gradient), outcome, StepOutcome.NON_FINITE)
+        return FullStep(step, jnp.vdot(gradient, step, precision="highest"), outcome.astype(jnp.int32))
+
+    return scale

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trpo_brax.benchmark.update import TimedUpdate
+from trpo_brax.benchmark.update import chained_products, of_vector
 from trpo_brax.config import TrustRegionConfig
 from trpo_brax.policy import Networks
 
@@ -24,8 +24,8 @@ def product_forward_passes(networks: Networks, settings: TrustRegionConfig, samp
         settings: of the step; its damping is part of a product.
         samples: S, over which both are taken.
     """
-    update = TimedUpdate(networks.distribution, networks.initial_policy(jax.random.PRNGKey(0)), settings)
-    vector = jax.ShapeDtypeStruct(update.vector.shape, update.vector.dtype)
+    theta, policy = of_vector(networks.distribution, networks.initial_policy(jax.random.PRNGKey(0)))
+    vector = jax.ShapeDtypeStruct(theta.shape, theta.dtype)
     observations = jax.ShapeDtypeStruct((samples, networks.observation_size), jnp.float32)
     weights = jax.ShapeDtypeStruct((samples,), jnp.float32)
 
@@ -33,5 +33,6 @@ def product_forward_passes(networks: Networks, settings: TrustRegionConfig, samp
         lowered: Any = jax.jit(function).lower(*arguments)
         return float(lowered.cost_analysis()["flops"])
 
-    one, two = (flops(update.chained(count), vector, observations, weights, vector) for count in (1, 2))
-    return (two - one) / flops(update.policy, vector, observations)
+    products = [chained_products(policy, settings.damping, count) for count in (1, 2)]
+    one, two = (flops(chain, vector, observations, weights, vector) for chain in products)
+    return (two - one) / flops(policy, vector, observations)

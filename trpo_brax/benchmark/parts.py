@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from trpo_brax.algorithm import PolicyBatch
+from trpo_brax.algorithm import (
+    ConjugateGradientResult,
+    FullStep,
+    LineSearchResult,
+    PolicyBatch,
+    backtracking_line_search,
+    conjugate_gradient,
+    evaluator,
+    inside_the_region,
+    to_the_edge,
+)
 from trpo_brax.benchmark.timing import Samples, interleave
-from trpo_brax.benchmark.update import TimedUpdate
+from trpo_brax.benchmark.update import (
+    damped_product,
+    of_vector,
+    repeated_forward_passes,
+    repeated_products,
+    surrogate_gradient,
+)
 from trpo_brax.benchmark.workbench import Workbench
+from trpo_brax.learner.iteration import policy_batch
 
 PARTS = (
     "rollout",
@@ -58,35 +76,54 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
 
     An iteration is one program, in which the compiler may join parts: their sum is near it, and not equal to it.
     """
-    iteration, state = bench.iteration, bench.state
+    iteration, state, settings = bench.iteration, bench.state, bench.config.trust_region
     _, trajectory = bench.gather(state)
     judge = jax.jit(iteration.judge)
-    judgement = judge(state, trajectory)
-    update = TimedUpdate(iteration.networks.distribution, state.policy, bench.config.trust_region)
-    samples = jax.jit(update.samples)(
-        PolicyBatch(judgement.observations, trajectory.actions, judgement.advantages, judgement.weights)
-    )
-    vector = update.vector
-    gradient_of, solve, search = jax.jit(update.gradient), jax.jit(update.solve), jax.jit(update.search)
-    gradient, old = gradient_of(vector, samples.batch)
-    full = solve(vector, gradient, samples)
-    searched = search(vector, full, old, samples.batch)
-    products = jax.jit(update.products, static_argnums=2)
-    forward_passes = jax.jit(update.forward_passes, static_argnums=2)
+    judgement, _ = judge(state, trajectory)
+    theta, policy = of_vector(iteration.networks.distribution, state.policy)
+    samples = (judgement.observations, judgement.actions, judgement.advantages, judgement.weights)
+    batch = jax.jit(functools.partial(policy_batch, fisher_fraction=settings.fisher_fraction))(*samples)
+    gradient_of = jax.jit(functools.partial(surrogate_gradient, policy))
+    products = jax.jit(functools.partial(repeated_products, policy, damping=settings.damping, count=_IN_A_LOOP))
+    forward_passes = jax.jit(functools.partial(repeated_forward_passes, policy, count=_IN_A_LOOP))
+
+    @jax.jit
+    def solve(theta: jax.Array, batch: PolicyBatch, gradient: jax.Array) -> tuple[FullStep, ConjugateGradientResult]:
+        product = damped_product(policy, theta, batch.fisher_inputs, batch.fisher_weights, settings.damping)
+        solved = conjugate_gradient(
+            product, gradient, max_iterations=settings.cg_iterations, tolerance=settings.cg_tolerance
+        )
+        return to_the_edge(settings.max_kl)(solved, gradient), solved
+
+    @jax.jit
+    def search(theta: jax.Array, batch: PolicyBatch, full: FullStep) -> LineSearchResult:
+        evaluate = evaluator(policy(theta, batch.inputs), batch)
+        return backtracking_line_search(
+            lambda candidate: evaluate(policy(candidate, batch.inputs)),
+            theta,
+            full,
+            inside_the_region(settings.max_kl, settings.acceptance_ratio),
+            max_trials=settings.line_search_steps,
+            backtrack_factor=settings.backtrack_factor,
+        )
+
+    gradient = gradient_of(theta, batch)
+    full, solved = solve(theta, batch, gradient)
+    searched = search(theta, batch, full)
     improve, fit = jax.jit(iteration.improve), jax.jit(iteration.fit)
     fold_in = jax.jit(lambda statistics, observations, valid: statistics.updated(observations, valid))
     nothing = jax.jit(lambda values: values + 1)
     pieces: dict[str, Callable[[], Any]] = {
         "rollout": lambda: bench.gather(state),
         "advantages": lambda: judge(state, trajectory),
-        "gradient": lambda: gradient_of(vector, samples.batch),
-        "fisher_product": lambda: products(vector, samples, _IN_A_LOOP),
-        "conjugate_gradient": lambda: solve(vector, gradient, samples),
-        "line_search": lambda: search(vector, full, old, samples.batch),
-        "trust_region_step": lambda: improve(state, trajectory, judgement),
-        "critic": lambda: fit(state, trajectory, judgement),
+        "gradient": lambda: gradient_of(theta, batch),
+        "fisher_product": lambda: products(theta, batch),
+        "conjugate_gradient": lambda: solve(theta, batch, gradient),
+        "line_search": lambda: search(theta, batch, full),
+        "trust_region_step": lambda: improve(state, judgement),
+        "critic": lambda: fit(state, judgement),
         "statistics": lambda: fold_in(state.statistics, trajectory.observations, trajectory.transitions.valid),
-        "forward_pass": lambda: forward_passes(vector, samples, _IN_A_LOOP),
+        "forward_pass": lambda: forward_passes(theta, batch.fisher_inputs),
         "call": lambda: nothing(state.iteration),
     }
     times = interleave(pieces, repeats)
@@ -95,7 +132,7 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
         times={name: times[name] for name in PARTS},
         forward_pass=times["forward_pass"].each(_IN_A_LOOP),
         call=times["call"],
-        cg_iterations=int(full.cg_iterations),
+        cg_iterations=int(solved.iterations),
         line_search_trials=int(searched.trials),
-        fisher_samples=samples.fisher_weights.size,
+        fisher_samples=batch.fisher_weights.size,
     )

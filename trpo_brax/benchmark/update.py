@@ -3,52 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from trpo_brax.algorithm import Distribution, PolicyUpdate, StepSamples
+from trpo_brax.algorithm import Distribution, PolicyBatch, fisher_product, surrogate
+
+VectorPolicy = Callable[[jax.Array, jax.Array], Distribution]
+"""(parameters as one vector [P], inputs [S, ...]) -> action distribution."""
 
 
-class TimedUpdate(PolicyUpdate):
-    """`PolicyUpdate` with loops over its smallest pieces."""
+def of_vector(policy: Callable[[Any, jax.Array], Distribution], parameters: Any) -> tuple[jax.Array, VectorPolicy]:
+    """Return the parameters as one vector [P], and the policy as a function of that."""
+    theta, as_tree = ravel_pytree(parameters)
+    return theta, lambda vector, inputs: policy(as_tree(vector), inputs)
 
-    def chained(self, count: int) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]:
-        """Return `count` Fisher products one after the other, without a loop, to be counted.
 
-        (vector [P], observations [S, observation], weights [S], direction [P]) -> [P]; two less one is a product
-        without its linearisation.
-        """
+def surrogate_gradient(policy: VectorPolicy, theta: jax.Array, batch: PolicyBatch) -> jax.Array:
+    """Return the surrogate's gradient [P] at the old parameters."""
+    old = jax.lax.stop_gradient(policy(theta, batch.inputs))
+    return jax.grad(lambda candidate: surrogate(policy(candidate, batch.inputs), old, batch))(theta)
 
-        def products(vector: jax.Array, observations: jax.Array, weights: jax.Array, direction: jax.Array) -> jax.Array:
-            with jax.default_matmul_precision("highest"):
-                product = self.product(vector, observations, weights)
-                for _ in range(count):
-                    direction = product(direction)
-                return direction
 
-        return products
+def damped_product(
+    policy: VectorPolicy, theta: jax.Array, inputs: jax.Array, weights: jax.Array, damping: float
+) -> Callable[[jax.Array], jax.Array]:
+    """Return v [P] -> (F + damping I) v over the inputs [S, ...], linearised at `theta`."""
+    return fisher_product(lambda candidate: policy(candidate, inputs), theta, weights, damping=damping)
 
-    def products(self, vector: jax.Array, samples: StepSamples, count: int) -> jax.Array:
-        """Linearise once and take `count` products one after the other, as conjugate gradient does."""
-        with jax.default_matmul_precision("highest"):
-            product = self.product(vector, samples.fisher_observations, samples.fisher_weights)
 
-            def advance(_: int, direction: jax.Array) -> jax.Array:
-                result = product(direction)
-                return result / jnp.linalg.norm(result)
+def chained_products(
+    policy: VectorPolicy, damping: float, count: int
+) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]:
+    """Return `count` products one after the other, without a loop, to be counted.
 
-            return jax.lax.fori_loop(0, count, advance, jnp.ones_like(vector))
+    (theta [P], inputs [S, ...], weights [S], direction [P]) -> [P]; two less one is a product without its
+    linearisation.
+    """
 
-    def forward_passes(self, vector: jax.Array, samples: StepSamples, count: int) -> Distribution:
-        """Take `count` forward passes over the Fisher samples one after the other.
+    def products(theta: jax.Array, inputs: jax.Array, weights: jax.Array, direction: jax.Array) -> jax.Array:
+        product = damped_product(policy, theta, inputs, weights, damping)
+        for _ in range(count):
+            direction = product(direction)
+        return direction
 
-        Each one's parameters depend on the last one's outcome, by next to nothing: a pass that depended on nothing
-        would be taken out of the loop.
-        """
+    return products
 
-        def advance(_: int, last: Distribution) -> Distribution:
-            change = jax.tree.leaves(last)[0].ravel()[0]
-            return self.policy(vector + 1e-30 * change, samples.fisher_observations)
 
-        return jax.lax.fori_loop(1, count, advance, self.policy(vector, samples.fisher_observations))
+def repeated_products(
+    policy: VectorPolicy, theta: jax.Array, batch: PolicyBatch, damping: float, count: int
+) -> jax.Array:
+    """Linearise once and take `count` products one after the other, as conjugate gradient does."""
+    product = damped_product(policy, theta, batch.fisher_inputs, batch.fisher_weights, damping)
+
+    def advance(_: int, direction: jax.Array) -> jax.Array:
+        result = product(direction)
+        return result / jnp.linalg.norm(result)
+
+    return jax.lax.fori_loop(0, count, advance, jnp.ones_like(theta))
+
+
+def repeated_forward_passes(policy: VectorPolicy, theta: jax.Array, inputs: jax.Array, count: int) -> Distribution:
+    """Take `count` forward passes over the same inputs one after the other.
+
+    Each one's parameters depend on the last one's outcome, by next to nothing: a pass that depended on nothing would be
+    taken out of the loop.
+    """
+
+    def advance(_: int, last: Distribution) -> Distribution:
+        change = jax.tree.leaves(last)[0].ravel()[0]
+        return policy(theta + 1e-30 * change, inputs)
+
+    return jax.lax.fori_loop(1, count, advance, policy(theta, inputs))

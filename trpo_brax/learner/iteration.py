@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from trpo_brax.algorithm import (
-    CriticFit,
+    Distribution,
     PolicyBatch,
     TrustRegionStep,
-    explained_variance,
+    anywhere,
     fit_critic,
     generalized_advantage_estimation,
+    inside_the_region,
     sample_weights,
     standardize,
     successor_values,
+    to_the_edge,
     trust_region_step,
     weighted_moments,
 )
-from trpo_brax.config import Config
+from trpo_brax.config import Config, TrustRegionConfig
 from trpo_brax.environments import EnvironmentState, VectorizedEnvironment
-from trpo_brax.learner.metrics import Metrics, iteration_metrics
+from trpo_brax.learner.metrics import Metrics, experience_metrics, judgement_metrics, step_metrics
 from trpo_brax.learner.rollout import Trajectory, rollout
 from trpo_brax.learner.state import TrainState, critic_optimizer
 from trpo_brax.policy import ActionBounds, CriticParameters, Networks
@@ -31,12 +34,16 @@ from trpo_brax.randomness import Stream, environment_keys
 
 
 class Judgement(NamedTuple):
-    """What the critic makes of a trajectory; leaves are [N, T] unless said otherwise."""
+    """What the critic makes of a trajectory; every number in it is finite. Leaves are [N, T] unless said otherwise."""
 
     observations: jax.Array
     """[N, T, observation]: normalised."""
+    actions: jax.Array
+    """[N, T, A]: as sampled."""
+    valid: jax.Array
+    """bool: transitions that may be used."""
     weights: jax.Array
-    """Of each sample, summing to one."""
+    """Of each sample, summing to one; 0 where not valid."""
     values: jax.Array
     raw_advantages: jax.Array
     """In units of return."""
@@ -52,10 +59,10 @@ class Judgement(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Iteration:
-    """TRPO's iteration for one configuration, task and pair of networks: its parts, and `__call__`, their sequence.
+    """TRPO's iteration for one configuration, task and pair of networks: its phases, and `__call__`, their sequence.
 
-    Observation statistics stay as they were throughout, so that the old policy is one and the same function in
-    rollout, gradient and line search.
+    Each phase returns its result and the metrics of it. Observation statistics stay as they were throughout, so that
+    the old policy is one and the same function in rollout, gradient and line search.
     """
 
     config: Config
@@ -70,24 +77,23 @@ class Iteration:
     def with_batch(self, state: TrainState) -> tuple[TrainState, Metrics, Trajectory]:
         """Gather experience, step the policy within its trust region, fit the critic, fold in the observations."""
         environments, trajectory = self.gather(state)
-        judgement = self.judge(state, trajectory)
-        step = self.improve(state, trajectory, judgement)
-        critic, fit = self.fit(state, trajectory, judgement)
+        judgement, judged = self.judge(state, trajectory)
+        step, stepped = self.improve(state, judgement)
+        (critic, optimizer), fitted = self.fit(state, judgement)
         new_state = TrainState(
             iteration=state.iteration + 1,
             key=state.key,
             policy=step.parameters,
-            damping=state.damping.after(step.outcome, self.config.trust_region),
             critic=critic,
-            critic_optimizer=fit.optimizer_state,
+            critic_optimizer=optimizer,
             statistics=state.statistics.updated(trajectory.observations, trajectory.transitions.valid),
             environments=environments,
         )
-        return new_state, self.describe(state, trajectory, judgement, step, fit), trajectory
+        experience = experience_metrics(trajectory, judgement.observations, state.statistics, self.bounds)
+        return new_state, experience | judged | stepped | fitted, trajectory
 
     def gather(self, state: TrainState) -> tuple[EnvironmentState, Trajectory]:
         """Step every environment `unroll_length` times with actions sampled from the policy."""
-
         num_envs = self.config.rollout.num_envs
         return rollout(
             self.environment,
@@ -111,11 +117,16 @@ class Iteration:
         raw = distribution.shifted(noise)
         return raw, self.bounds.to_environment(raw)
 
-    def judge(self, state: TrainState, trajectory: Trajectory) -> Judgement:
+    def judge(self, state: TrainState, trajectory: Trajectory) -> tuple[Judgement, Metrics]:
         """Estimate values, advantages and value targets."""
         transitions, settings = trajectory.transitions, self.config.trust_region
         weights = sample_weights(transitions.valid)
+        used = (weights > 0)[..., None]
         observations = self._normalized(state, trajectory.observations)
+        # What unused samples hold is made finite here, and nowhere else: it would reach sums as NaN x 0. Where only
+        # what came after an observation was not finite, its value still ends the step before it.
+        observations = jnp.where(used | jnp.isfinite(observations), observations, 0)
+        actions = jnp.where(used, trajectory.actions, 0)
         values = self.networks.value(state.critic, observations)
         next_values = successor_values(
             lambda ended: self.networks.value(state.critic, self._normalized(state, ended)),
@@ -137,19 +148,29 @@ class Iteration:
             )
         )
         advantages, mean, std = standardize(raw_advantages, weights)
-        return Judgement(observations, weights, values, raw_advantages, targets, advantages, mean, std)
+        judgement = Judgement(
+            observations, actions, transitions.valid, weights, values, raw_advantages, targets, advantages, mean, std
+        )
+        return judgement, judgement_metrics(values, targets, weights, raw_advantages, settings.discount)
 
-    def improve(self, state: TrainState, trajectory: Trajectory, judgement: Judgement) -> TrustRegionStep:
+    def improve(self, state: TrainState, judgement: Judgement) -> tuple[TrustRegionStep, Metrics]:
         """Take the policy's trust-region step."""
-        batch = PolicyBatch(judgement.observations, trajectory.actions, judgement.advantages, judgement.weights)
-        settings = self.config.trust_region
-        damping = state.damping.value(settings)
-        return trust_region_step(self.networks.distribution, state.policy, batch, settings, damping)
+        settings, policy = self.config.trust_region, self.networks.distribution
+        samples = (judgement.observations, judgement.actions, judgement.advantages, judgement.weights)
+        step = policy_step(policy, state.policy, policy_batch(*samples, settings.fisher_fraction), settings)
+        evaluation = step.taken.evaluation
+        metrics = step_metrics(
+            step,
+            # A_raw = std A + mean, so its surrogate needs no second pass over the batch.
+            judgement.advantage_std * evaluation.improvement + judgement.advantage_mean * evaluation.ratio_excess,
+            jnp.max(jnp.abs(judgement.raw_advantages)),
+            settings.discount,
+        )
+        entropy = jnp.mean(policy(step.parameters, judgement.observations[:, 0]).entropy())
+        return step, metrics | {"entropy": entropy, "damping": jnp.float32(settings.damping)}
 
-    def fit(
-        self, state: TrainState, trajectory: Trajectory, judgement: Judgement
-    ) -> tuple[CriticParameters, CriticFit]:
-        """Fit the critic, in units of its new targets."""
+    def fit(self, state: TrainState, judgement: Judgement) -> tuple[tuple[CriticParameters, Any], Metrics]:
+        """Fit the critic, in units of its new targets; return it and its optimiser's state."""
         critic = state.critic.in_units(*weighted_moments(judgement.targets, judgement.weights))
         fit = fit_critic(
             self.networks.normalized_value,
@@ -158,33 +179,47 @@ class Iteration:
             state.critic_optimizer,
             judgement.observations,
             (judgement.targets - critic.mean) / critic.std,
-            trajectory.transitions.valid,
+            judgement.valid,
             epochs=self.config.critic.critic_epochs,
             minibatches=self.config.critic.critic_minibatches,
         )
-        return dataclasses.replace(critic, network=fit.parameters), fit
-
-    def describe(
-        self, state: TrainState, trajectory: Trajectory, judgement: Judgement, step: TrustRegionStep, fit: CriticFit
-    ) -> Metrics:
-        """Return the metrics of the iteration that began with `state`."""
-        evaluation = step.evaluation
-        return iteration_metrics(
-            self.config,
-            trajectory,
-            step,
-            state.statistics,
-            judgement.observations,
-            damping=state.damping.value(self.config.trust_region),
-            entropy=jnp.mean(self.networks.distribution(step.parameters, judgement.observations[:, 0]).entropy()),
-            critic_loss=fit.loss,
-            explained=explained_variance(judgement.values, judgement.targets, judgement.weights),
-            advantage_max_abs=jnp.max(jnp.abs(judgement.raw_advantages)),
-            # A_raw = std A + mean, so its surrogate needs no second pass over the batch.
-            surrogate_gain=judgement.advantage_std * evaluation.improvement
-            + judgement.advantage_mean * evaluation.ratio_excess,
-            saturation=jnp.mean(self.bounds.saturated(trajectory.actions).astype(jnp.float32)),
-        )
+        fitted = dataclasses.replace(critic, network=fit.parameters)
+        return (fitted, fit.optimizer_state), {"critic_loss": fit.loss}
 
     def _normalized(self, state: TrainState, observations: jax.Array) -> jax.Array:
         return state.statistics.normalize(observations, self.config.network.observation_clip)
+
+
+def policy_batch(
+    observations: jax.Array, actions: jax.Array, advantages: jax.Array, weights: jax.Array, fisher_fraction: float
+) -> PolicyBatch:
+    """Return the samples [N, T] of a policy's step; Fisher products see every k-th time step, k = 1 / fisher_fraction.
+
+    [N, T] is merged into one axis: a weight gradient that contracts two axes costs a copy of everything it reads.
+    """
+    stride = min(max(round(1.0 / fisher_fraction), 1), weights.shape[1])
+    fisher_weights = weights[:, ::stride]
+    total = jnp.sum(fisher_weights)
+    fisher = (observations[:, ::stride], fisher_weights / jnp.where(total > 0, total, 1.0))
+    parts = (observations, actions, advantages, weights, *fisher)
+    return PolicyBatch(*(part.reshape(-1, *part.shape[2:]) for part in parts))
+
+
+def policy_step(
+    policy: Callable[[Any, jax.Array], Distribution], parameters: Any, batch: PolicyBatch, settings: TrustRegionConfig
+) -> TrustRegionStep:
+    """Take the step that `settings` ask for: TRPO's, or the natural gradient, which searches no line."""
+    searched = settings.mode == "trpo"
+    return trust_region_step(
+        policy,
+        parameters,
+        batch,
+        # As a constant the compiler would fold it into other roundings than those of the runs so far.
+        damping=jax.lax.optimization_barrier(jnp.float32(settings.damping)),
+        cg_iterations=settings.cg_iterations,
+        cg_tolerance=settings.cg_tolerance,
+        scale=to_the_edge(settings.max_kl),
+        accept=inside_the_region(settings.max_kl, settings.acceptance_ratio) if searched else anywhere,
+        max_trials=settings.line_search_steps if searched else 1,
+        backtrack_factor=settings.backtrack_factor,
+    )

@@ -10,10 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_brax.algorithm import StepOutcome, TrustRegionStep, improvement_lower_bound, penalty_coefficient
-from trpo_brax.config import Config
+from trpo_brax.algorithm import (
+    StepOutcome,
+    TrustRegionStep,
+    explained_variance,
+    improvement_lower_bound,
+    penalty_coefficient,
+)
 from trpo_brax.learner.rollout import Trajectory
-from trpo_brax.policy import ObservationStatistics
+from trpo_brax.policy import ActionBounds, ObservationStatistics
 
 Metrics = dict[str, Any]
 """Name -> scalar array; NaN stands for a quantity that has no value in the iteration. `environment` is nested."""
@@ -21,52 +26,53 @@ _ROUNDING = 1e-6
 """Of a float32, relative, after a few operations."""
 
 
-def iteration_metrics(
-    config: Config,
-    trajectory: Trajectory,
-    step: TrustRegionStep,
-    statistics: ObservationStatistics,
-    normalized: jax.Array,
-    *,
-    damping: jax.Array,
-    entropy: jax.Array,
-    critic_loss: jax.Array,
-    explained: jax.Array,
-    advantage_max_abs: jax.Array,
-    surrogate_gain: jax.Array,
-    saturation: jax.Array,
+def experience_metrics(
+    trajectory: Trajectory, normalized: jax.Array, statistics: ObservationStatistics, bounds: ActionBounds
 ) -> Metrics:
-    """Return the iteration's metrics under the names of `metrics.jsonl`.
+    """Return what a rollout says: its episodes, what in it was not finite, its actions and observations.
 
-    `statistics` are those that the observations were normalised with, and `normalized` [N, T, observation] what came
-    of it.
+    `normalized` [N, T, observation] is what `statistics` made of the observations.
     """
-    discount = config.trust_region.discount
-    evaluation = step.evaluation
+    valid = trajectory.transitions.valid
     return {
         **_episode_metrics(trajectory),
+        **observation_metrics(trajectory, normalized, statistics),
+        "nonfinite_envs": jnp.sum(jnp.any(~valid, axis=1)).astype(jnp.int32),
+        "nonfinite_share": jnp.mean(~valid, dtype=jnp.float32),
+        "action_saturation": jnp.mean(bounds.saturated(trajectory.actions).astype(jnp.float32)),
+    }
+
+
+def judgement_metrics(
+    values: jax.Array, targets: jax.Array, weights: jax.Array, raw_advantages: jax.Array, discount: float
+) -> Metrics:
+    """Return what values, targets and advantages [N, T] say of the critic, and of how much the bound asks."""
+    largest = jnp.max(jnp.abs(raw_advantages))
+    return {
+        "explained_variance": explained_variance(values, targets, weights),
+        "advantage_max_abs": largest,
+        "penalty_coefficient": penalty_coefficient(largest, discount),
+    }
+
+
+def step_metrics(
+    step: TrustRegionStep, surrogate_gain: jax.Array, advantage_max_abs: jax.Array, discount: float
+) -> Metrics:
+    """Return what a step says of itself; `surrogate_gain` [] is that of the raw advantages."""
+    taken, evaluation = step.taken, step.taken.evaluation
+    return {
         "surrogate_improvement": evaluation.improvement,
-        "surrogate_improvement_predicted": step.predicted_improvement,
+        "surrogate_improvement_predicted": taken.predicted_improvement,
         "kl_mean": evaluation.kl_mean,
         "kl_max": evaluation.kl_max,
-        "cg_iterations": step.cg_iterations,
-        "cg_relative_residual": step.cg_relative_residual,
-        "line_search_trials": step.trials,
-        "step_fraction": step.fraction,
-        "step_outcome": step.outcome,
-        "entropy": entropy,
-        "critic_loss": critic_loss,
-        "explained_variance": explained,
-        "nonfinite_envs": jnp.sum(jnp.any(~trajectory.transitions.valid, axis=1)).astype(jnp.int32),
-        "nonfinite_share": jnp.mean(~trajectory.transitions.valid, dtype=jnp.float32),
-        "advantage_max_abs": advantage_max_abs,
-        "penalty_coefficient": penalty_coefficient(advantage_max_abs, discount),
+        "cg_iterations": step.solved.iterations,
+        "cg_relative_residual": step.solved.relative_residual,
+        "line_search_trials": taken.trials,
+        "step_fraction": taken.fraction,
+        "step_outcome": taken.outcome,
         "improvement_lower_bound": improvement_lower_bound(
             surrogate_gain, advantage_max_abs, evaluation.kl_max, discount
         ),
-        "damping": damping,
-        "action_saturation": saturation,
-        **observation_metrics(trajectory, normalized, statistics),
         "parameter_fingerprint": fingerprint(step.parameters),
     }
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from trpo_brax.algorithm import DampingState
 from trpo_brax.config import Config
 from trpo_brax.environments import EnvironmentState, VectorizedEnvironment
 from trpo_brax.policy import CriticParameters, Networks, ObservationStatistics
@@ -29,7 +28,6 @@ class TrainState:
     """uint32 [2]: the run's root key; never changes."""
     policy: Any
     """Policy parameters."""
-    damping: DampingState
     critic: CriticParameters
     critic_optimizer: Any
     """State of the critic's optimiser."""
@@ -59,7 +57,6 @@ def initial_state(config: Config, environment: VectorizedEnvironment, networks: 
         iteration=jnp.zeros((), jnp.int32),
         key=key,
         policy=networks.initial_policy(stream_key(key, Stream.POLICY_INITIALIZATION)),
-        damping=DampingState.initial(),
         critic=critic,
         critic_optimizer=critic_optimizer(config).init(critic.network),
         statistics=ObservationStatistics.empty(networks.observation_size),
