@@ -16,13 +16,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.tiny_environments import PointMass
 from tests.tiny_runs import TINY, train_tiny
-from trpo_brax.algorithm import StepOutcome, TrustRegionStep
+from trpo_brax.algorithm import ConjugateGradientResult, LineSearchResult, StepOutcome, TrustRegionStep
 from trpo_brax.algorithm.surrogate import Evaluation
 from trpo_brax.config import override
 from trpo_brax.environments import Transition
-from trpo_brax.learner.metrics import fingerprint, iteration_metrics, observation_metrics, record
+from trpo_brax.learner.metrics import (
+    experience_metrics,
+    fingerprint,
+    judgement_metrics,
+    observation_metrics,
+    record,
+    step_metrics,
+)
 from trpo_brax.learner.rollout import Trajectory
-from trpo_brax.policy import ObservationStatistics
+from trpo_brax.policy import ActionBounds, ObservationStatistics
 from trpo_brax.runs.run import Run
 
 OUTCOMES = ["accepted", "kl_exceeded", "no_improvement", "non_finite", "zero_gradient", "bad_curvature"]
@@ -172,26 +179,21 @@ def trajectory(generator: np.random.Generator, ended: np.ndarray, valid: np.ndar
     )
 
 
-def computed(made: Trajectory, discount: float = 0.99, **changes: Any) -> dict[str, Any]:
-    """Return the record of an iteration with this trajectory."""
-    zero = jnp.zeros(())
-    evaluation = Evaluation(*(jnp.asarray(value, jnp.float32) for value in (0.5, 0.25, 0.004, 0.03)))
-    step = TrustRegionStep(
-        parameters={"w": jnp.ones(3)},
-        evaluation=evaluation,
-        predicted_improvement=zero,
-        fraction=zero,
-        trials=jnp.int32(2),
-        cg_iterations=jnp.int32(3),
-        cg_relative_residual=zero,
-        outcome=jnp.int32(changes.pop("outcome", 0)),
-    )
-    values = dict.fromkeys(("damping", "entropy", "critic_loss", "explained", "saturation"), zero)
-    values |= {"advantage_max_abs": zero + 2.5, "surrogate_gain": zero + 0.125}
+def computed(made: Trajectory, discount: float = 0.99, *, outcome: int = 0, gain: float = 0.125) -> dict[str, Any]:
+    """Return the record of an iteration with this trajectory, and advantages of at most 2.5."""
     made = jax.tree.map(jnp.asarray, made)
+    zero, number = jnp.zeros(()), jnp.int32
+    evaluation = Evaluation(*(jnp.asarray(value, jnp.float32) for value in (0.5, 0.25, 0.004, 0.03)))
+    solved = ConjugateGradientResult(zero, number(3), zero, zero, zero, jnp.asarray(False))
+    taken = LineSearchResult(jnp.ones(3), evaluation, zero, zero, number(2), number(outcome))
     statistics = ObservationStatistics.empty(made.observations.shape[-1])
-    given = (override(TINY, discount=discount), made, step, statistics, made.observations)
-    return record(jax.device_get(iteration_metrics(*given, **values | changes)))
+    experience = experience_metrics(made, made.observations, statistics, ActionBounds((-1.0,), (1.0,)))
+    raw_advantages = jnp.full((N, T), -2.5)
+    judged = judgement_metrics(raw_advantages, raw_advantages, jnp.full((N, T), 1 / (N * T)), raw_advantages, discount)
+    stepped = step_metrics(
+        TrustRegionStep({"w": jnp.ones(3)}, solved, taken), jnp.float32(gain), jnp.float32(2.5), discount
+    )
+    return record(jax.device_get(experience | judged | stepped))
 
 
 def observed(
@@ -285,8 +287,8 @@ class TestEpisodes:
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_what_is_not_finite_is_null(self, value: float) -> None:
         sound = trajectory(np.random.default_rng(4), np.ones((N, T), bool), np.ones((N, T), bool))
-        told = computed(sound, critic_loss=jnp.asarray(value))
-        assert told["critic_loss"] is None
+        told = computed(sound, gain=value)
+        assert told["improvement_lower_bound"] is None
         json.dumps(told, allow_nan=False)
 
     def test_outcomes_are_the_six_words(self) -> None:
