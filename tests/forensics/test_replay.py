@@ -126,6 +126,14 @@ class TestParts:
         culprit = culprit_of(replay(iteration, with_policy(state, log_std=100.0)), "rollout")
         assert culprit.operation == "exp" and culprit.source.endswith("(shifted)")
 
+    def test_the_noise_is_that_of_the_rollout(self, sound: Sound) -> None:
+        """A standard deviation of 1.7e38 overflows beyond two of them only: of 80 draws a few, and not the first."""
+        iteration, state = sound
+        result = replay(iteration, with_policy(state, log_std=88.0))
+        culprit = culprit_of(result, "rollout")
+        assert (culprit.operation, culprit.value) == ("mul", "inf") and culprit.source.endswith("(shifted)")
+        assert (result.environment, result.time) != (0, 0)
+
     def test_advantages(self, sound: Sound) -> None:
         iteration, state = sound
         culprit = culprit_of(replay(iteration, with_critic(state, jnp.nan)), "advantages")
@@ -329,7 +337,7 @@ def test_a_part_of_which_no_operation_is_found(sound: Sound, monkeypatch: pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["spring", "mjx"])
 def test_brax_physics_is_named_down_to_its_line(backend: str) -> None:
-    """A pendulum that turns at 1e30 rad/s, in one of the environments, or stands nowhere."""
+    """A pendulum that turns at 1e30 rad/s, or stands nowhere, in one of the environments."""
     config = tiny_config(backend=backend, episode_length=100)
     task = brax_task("inverted_pendulum", backend)
     specification = policy_specification(config, task)
@@ -340,7 +348,7 @@ def test_brax_physics_is_named_down_to_its_line(backend: str) -> None:
     if backend == "mjx":
         physics = physics.replace(qpos=physics.qpos.at[5].set(jnp.inf))
     else:
-        physics = physics.replace(xd=physics.xd.replace(vel=physics.xd.vel.at[5].set(1e30)))
+        physics = physics.replace(xd_i=physics.xd_i.replace(ang=physics.xd_i.ang.at[5].set(1e30)))
     environments = state.environments.replace(state=state.environments.state.replace(pipeline_state=physics))
     state = dataclasses.replace(state, environments=environments)
     result = replay(Iteration(config, copies, networks, specification.bounds), state)

@@ -1,7 +1,7 @@
 """Naming the operation that made a non-finite number, by JAX's own checks.
 
-Everything is evaluated operation by operation, un-jitted: `checkify` of one step of Brax's physics as one program does
-not compile in minutes.
+Everything is evaluated operation by operation, un-jitted: one step of Brax's physics takes seconds so, and, checkified
+as one program, minutes to compile.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _checked(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Culp
         made = (operation, "nan") if nan else ("div", "nan or inf, dividing by zero")
         return Culprit(*made, *_source(raised.__cause__))
     except ValueError as refused:
-        # Of all that JAX compiles; `_overflowed` goes through it, and names the loop.
+        # It has no rule for a while loop under vmap: `_overflowed` takes that as one operation.
         if "batched while-loops" not in str(refused):
             raise
     return None
