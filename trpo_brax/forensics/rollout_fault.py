@@ -1,4 +1,4 @@
-"""Finding the environment and time step at which a rollout went wrong, and the operation."""
+"""The environment and time step at which a rollout went wrong, and the operation."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend import source_info_util
 
-from trpo_brax.environments import EnvironmentState, Transition
+from trpo_brax.environments import EnvironmentState
+from trpo_brax.environments.tasks import starting_state
 from trpo_brax.environments.vectorized import POOL_SIZE
-from trpo_brax.forensics.blame import Culprit, find_culprit, find_guarded
+from trpo_brax.forensics.blame import Culprit, find_culprit, no_operation, not_finite
 from trpo_brax.learner.iteration import Iteration
-from trpo_brax.learner.rollout import Trajectory
+from trpo_brax.learner.rollout import Trajectory, rollout
 from trpo_brax.learner.state import TrainState
 from trpo_brax.randomness import Stream, environment_keys
-
-source_info_util.register_exclusion(__file__)
 
 
 class Gathered(NamedTuple):
@@ -32,132 +29,91 @@ class RolloutFault(NamedTuple):
     """Fields of `Replay` for a rollout."""
 
     culprit: Culprit | None
-    environment: int | None
-    time: int | None
+    environment: int
+    time: int
     note: str
 
 
-class _TimeStep(NamedTuple):
-    """One time step of all environments; leaves lead with [N]."""
-
-    before: EnvironmentState
-    taken: jax.Array
-    """int32: of the pool, before the step."""
-    keys: jax.Array
-    """uint32 [N, 2]: of the actions."""
-    raw: jax.Array
-    """[N, A]: actions as sampled."""
-    actions: jax.Array
-    """[N, A]: as the environments receive them."""
-    transition: Transition
-    after: EnvironmentState
-    taken_after: jax.Array
-
-
-def rollout_fault(iteration: Iteration, state: TrainState) -> RolloutFault | None:
-    """Step the environments until one is at fault, and explain it; None if none is."""
-    environment, size = iteration.environment, iteration.config.rollout.num_envs
-    action_keys = environment_keys(state.key, Stream.ACTION, size, state.iteration)
-    pool_keys = environment_keys(state.key, Stream.STARTING_POOL, size, state.iteration)
-    pool = jax.jit(environment.starting_pool)(pool_keys)
-    unhealthy = ~np.asarray(state.environments.healthy)
-    if unhealthy.any():
-        who = int(np.argmax(unhealthy))
-        return _explained(_bad_reset_before(iteration, state, who), "reset before the iteration", who, 0)
-
-    @jax.jit
-    def advance(
-        state: TrainState, pool: Any, current: EnvironmentState, taken: jax.Array, time: jax.Array
-    ) -> tuple[_TimeStep, jax.Array]:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(action_keys, time)
-        raw, actions = iteration.act(state, current.observation, keys)
-        after, transition, taken_after = environment.step(current, actions, pool, taken)
-        step = _TimeStep(current, taken, keys, raw, actions, transition, after, taken_after)
-        return step, _at_fault(step)
-
-    current, taken = state.environments, jnp.zeros_like(state.environments.steps)
-    for time in range(iteration.config.rollout.unroll_length):
-        step, faults = advance(state, pool, current, taken, jnp.int32(time))
-        if np.any(faults):
-            who = int(np.argmax(faults))
-            return _explained(*_bad_step(iteration, state, step, pool, pool_keys, who), who, time)
-        current, taken = step.after, step.taken_after
-    return None
+def rollout_fault(iteration: Iteration, state: TrainState, gathered: Gathered) -> RolloutFault:
+    """Explain the first time step of a rollout that is not finite, in one environment of those at fault."""
+    trajectory, transitions = gathered.trajectory, gathered.trajectory.transitions
+    sound = np.asarray(transitions.valid)
+    for wrong in jax.tree.leaves(not_finite((trajectory.actions, transitions))):
+        sound = sound & ~wrong.reshape(*sound.shape, -1).any(axis=-1)
+    # What the last time step left is at fault one step later, as what all others left is.
+    faults = ~np.column_stack([sound, gathered.environments.healthy])
+    time = int(faults.any(axis=0).argmax())
+    who = int(faults[:, time].argmax())
+    before = jax.jit(lambda state: _environments(iteration, state, time))(state)
+    if not before.healthy[who]:
+        taken = int(np.sum(transitions.done[who, :time]))
+        where = "reset after the time step" if taken else "reset before the iteration"
+        return _explained(_bad_reset(iteration, state, who, taken), where, who, max(time - 1, 0))
+    if not np.isfinite(trajectory.actions[who, time]).all():
+        key = jax.random.fold_in(_keys(iteration, state, Stream.ACTION)[who], time)
+        drawn = {
+            "state": without_physics(state),
+            "observation": trajectory.observations[who, time][None],
+            "key": key[None],
+        }
+        return _explained(find_culprit(lambda *given: iteration.act(*given)[0], drawn), "policy", who, time)
+    if not transitions.valid[who, time]:
+        start = jax.tree.map(lambda leaf: leaf[who], before.state)
+        given = {"state": start, "action": iteration.bounds.to_environment(trajectory.actions[who, time])}
+        return _explained(find_culprit(iteration.environment.simulate, given), "control step", who, time)
+    return RolloutFault(None, who, time, "Every step of the episode is finite, and a sum over them overflows.")
 
 
-def _at_fault(step: _TimeStep) -> jax.Array:
-    """Return bool [N]."""
-    numbers = [leaf for leaf in jax.tree.leaves((step.raw, step.transition)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = [jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1) for leaf in numbers]
-    return ~(jnp.all(jnp.stack(finite), axis=0) & step.transition.valid & step.after.healthy)
+def without_physics(state: TrainState) -> TrainState:
+    """Return a state for what only learns: what physics holds need not be finite, and is none of its inputs."""
+    nothing: Any = None
+    return dataclasses.replace(state, environments=nothing)
 
 
-def _bad_step(
-    iteration: Iteration, state: TrainState, step: _TimeStep, pool: Any, pool_keys: jax.Array, who: int
-) -> tuple[Culprit | None, str]:
-    """Return the operation and where it is, for one environment of a time step, in the order in which a step goes."""
-    environment = iteration.environment
-
-    def alone(tree: Any) -> Any:
-        """Keep the leading axis: [1, ...]."""
-        return jax.tree.map(lambda leaf: leaf[who : who + 1], tree)
-
-    if not np.all(np.isfinite(step.raw[who])):
-
-        def act(state: TrainState, observation: jax.Array, key: jax.Array) -> jax.Array:
-            return iteration.act(state, observation, key)[0]
-
-        return find_culprit(act, state, alone(step.before.observation), alone(step.keys)), "policy"
-    if not bool(step.transition.valid[who]):
-        before = jax.tree.map(lambda leaf: leaf[who], step.before.state)
-        return find_guarded(environment.simulate, before, step.actions[who]), "control step"
-    if bool(step.after.healthy[who]):
-        # Its numbers are finite, and what is kept of them over an episode is not.
-        arguments = alone(step.before), alone(step.actions), alone(pool), alone(step.taken)
-        return (
-            find_culprit(lambda *given: environment.step(*given)[1], *arguments),
-            "sums over the episode",
-        )
-    slot = int(step.taken[who]) % POOL_SIZE
-    return find_guarded(environment.reset, _pool_key(pool_keys[who], slot)), "reset after the time step"
+def _environments(iteration: Iteration, state: TrainState, time: int) -> EnvironmentState:
+    """Return all environments before a time step of the rollout."""
+    walk = rollout(
+        iteration.environment,
+        lambda observations, keys: iteration.act(state, observations, keys),
+        state.environments,
+        time,
+        pool_keys=_keys(iteration, state, Stream.STARTING_POOL),
+        action_keys=_keys(iteration, state, Stream.ACTION),
+    )
+    return walk[0]
 
 
-def _bad_reset_before(iteration: Iteration, state: TrainState, who: int) -> Culprit | None:
-    """Return the operation in the reset that an environment's starting state came of, before this iteration."""
-    size, done = iteration.config.rollout.num_envs, int(state.iteration)
-    if not done:
-        keys = [environment_keys(state.key, Stream.FIRST_RESET, size)[who : who + 1]]
+def _bad_reset(iteration: Iteration, state: TrainState, who: int, taken: int) -> Culprit | None:
+    """Return the operation in the reset that an environment's starting state came of.
+
+    Args:
+        iteration: of the run.
+        state: before the iteration.
+        who: environment.
+        taken: how many starting states it has taken in this iteration; 0: its last is of an earlier one.
+    """
+    if taken:
+        keys = [_pool(_keys(iteration, state, Stream.STARTING_POOL)[who])[(taken - 1) % POOL_SIZE]]
+    elif not int(state.iteration):
+        keys = [environment_keys(state.key, Stream.FIRST_RESET, iteration.config.rollout.num_envs)[who]]
     else:
-        key = environment_keys(state.key, Stream.STARTING_POOL, size, state.iteration - 1)[who]
-        keys = [_pool_key(key, slot) for slot in range(POOL_SIZE)]  # which of them it took is not kept
-    culprits = (find_guarded(iteration.environment.reset, key) for key in keys)
+        earlier = dataclasses.replace(state, iteration=state.iteration - 1)
+        keys = list(_pool(_keys(iteration, earlier, Stream.STARTING_POOL)[who]))  # which of them is not kept
+    environment = iteration.environment.task.environment
+    culprits = (find_culprit(lambda key: starting_state(environment, key), {"key": key}) for key in keys)
     return next((culprit for culprit in culprits if culprit is not None), None)
 
 
-def _pool_key(key: jax.Array, slot: int) -> jax.Array:
-    """Return the key uint32 [1, 2] of one of an environment's starting states, as `starting_pool` draws it."""
-    return jax.random.split(key, POOL_SIZE)[slot : slot + 1]
+def _keys(iteration: Iteration, state: TrainState, stream: Stream) -> Any:
+    return environment_keys(state.key, stream, iteration.config.rollout.num_envs, state.iteration)
+
+
+def _pool(key: jax.Array) -> jax.Array:
+    """Return the keys uint32 [POOL_SIZE, 2] of an environment's starting states, as `starting_pool` draws them."""
+    return jax.random.split(key, POOL_SIZE)
 
 
 def _explained(culprit: Culprit | None, where: str, who: int, time: int) -> RolloutFault:
     if culprit is None:
-        return RolloutFault(None, who, time, only_compiled(where))
-    return RolloutFault(dataclasses.replace(culprit, path=(where, *culprit.path)), who, time, "")
-
-
-def first_invalid(gathered: Gathered) -> RolloutFault:
-    """Return where the compiled rollout was at fault, when stepping it did not show it."""
-    faults = ~np.asarray(gathered.trajectory.transitions.valid)
-    note = "The rollout as one program is not finite, and stepped one at a time it is: programs round differently."
-    if not faults.any():
-        return RolloutFault(None, None, None, note)
-    time = int(np.argmax(faults.any(axis=0)))
-    return RolloutFault(None, int(np.argmax(faults[:, time])), time, note)
-
-
-def only_compiled(what: str) -> str:
-    """Return what is said where the un-jitted iteration does not meet what the compiled one did."""
-    verb = "are" if what.endswith("s") else "is"
-    return (
-        f"Un-jitted, the {what} {verb} finite: only the compiled program, which rounds differently, makes the number."
-    )
+        return RolloutFault(None, who, time, no_operation(where))
+    return RolloutFault(dataclasses.replace(culprit, where=where), who, time, "")
