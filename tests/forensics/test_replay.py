@@ -157,7 +157,8 @@ class TestParts:
     def test_bad_curvature_of_finite_numbers_is_none_of_it(self, sound: Sound) -> None:
         class Refusing(Iteration):
             def improve(self, *given: Any) -> TrustRegionStep:
-                return super().improve(*given)._replace(outcome=jnp.int32(StepOutcome.BAD_CURVATURE))
+                step = super().improve(*given)
+                return step._replace(taken=step.taken._replace(outcome=jnp.int32(StepOutcome.BAD_CURVATURE)))
 
         iteration, state = sound
         refusing = Refusing(**{field.name: getattr(iteration, field.name) for field in dataclasses.fields(iteration)})

@@ -41,7 +41,7 @@ class Setting:
 
     @functools.cached_property
     def judge(self) -> Callable[[Trajectory], Judgement]:
-        compiled = jax.jit(lambda trajectory: self.iteration().judge(self.state, trajectory)[0])
+        compiled = jax.jit(lambda trajectory: self.iteration().judge(self.state, trajectory))
         return lambda trajectory: jax.device_get(compiled(trajectory))
 
     @functools.cached_property
@@ -50,7 +50,7 @@ class Setting:
 
         @jax.jit
         def step(advantages: jax.Array, judgement: Judgement) -> TrustRegionStep:
-            return self.iteration().improve(self.state, judgement._replace(advantages=advantages))[0]
+            return self.iteration().improve(self.state, judgement._replace(advantages=advantages))
 
         return step
 

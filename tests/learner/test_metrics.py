@@ -23,7 +23,6 @@ from trpo_brax.environments import Transition
 from trpo_brax.learner.metrics import (
     experience_metrics,
     fingerprint,
-    judgement_metrics,
     observation_metrics,
     record,
     step_metrics,
@@ -188,12 +187,9 @@ def computed(made: Trajectory, discount: float = 0.99, *, outcome: int = 0, gain
     taken = LineSearchResult(jnp.ones(3), evaluation, zero, zero, number(2), number(outcome))
     statistics = ObservationStatistics.empty(made.observations.shape[-1])
     experience = experience_metrics(made, made.observations, statistics, ActionBounds((-1.0,), (1.0,)))
-    raw_advantages = jnp.full((N, T), -2.5)
-    judged = judgement_metrics(raw_advantages, raw_advantages, jnp.full((N, T), 1 / (N * T)), raw_advantages, discount)
-    stepped = step_metrics(
-        TrustRegionStep({"w": jnp.ones(3)}, solved, taken), jnp.float32(gain), jnp.float32(2.5), discount
-    )
-    return record(jax.device_get(experience | judged | stepped))
+    step = TrustRegionStep({"w": jnp.ones(3)}, solved, taken)
+    stepped = step_metrics(step, jnp.float32(gain), jnp.float32(2.5), discount)
+    return record(jax.device_get(experience | stepped))
 
 
 def observed(

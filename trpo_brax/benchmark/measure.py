@@ -10,8 +10,8 @@ from trpo_brax.benchmark.start import first_iteration_seconds
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.config import Config
 from trpo_brax.environments.making import make_task
-from trpo_brax.host import devices as device_choice
 from trpo_brax.host.console import Console
+from trpo_brax.host.devices import prepare
 
 
 def bench(
@@ -34,10 +34,8 @@ def bench(
         # Before this process touches a GPU: it would keep most of its memory from the processes that are timed.
         with console.stage("Timing starts, cold and with the compilation cache warm"):
             start = first_iteration_seconds(config)
-    for note in device_choice.configure(config.runtime, config.rollout.num_envs):
-        console.note(note)
+    devices = prepare(config.runtime, config.rollout.num_envs, console.note).devices
     with console.stage("Building the task and compiling the program"):
-        devices = device_choice.select(config.runtime, config.rollout.num_envs)
         workbench = Workbench.build(config, make_task(config), devices)
         workbench.program.compile()
     with console.stage("Measuring physics, rollout and training"):

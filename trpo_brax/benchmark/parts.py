@@ -79,7 +79,7 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
     iteration, state, settings = bench.iteration, bench.state, bench.config.trust_region
     _, trajectory = bench.gather(state)
     judge = jax.jit(iteration.judge)
-    judgement, _ = judge(state, trajectory)
+    judgement = judge(state, trajectory)
     theta, policy = of_vector(iteration.networks.distribution, state.policy)
     samples = (judgement.observations, judgement.actions, judgement.advantages, judgement.weights)
     batch = jax.jit(functools.partial(policy_batch, fisher_fraction=settings.fisher_fraction))(*samples)

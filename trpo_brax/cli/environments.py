@@ -42,12 +42,12 @@ def check(words: list[str]) -> int:
     from trpo_brax.config import RolloutConfig, RuntimeConfig
     from trpo_brax.environments import brax_task, load_environment, own_task
     from trpo_brax.environments.check import Finding, check_environment, format_findings
-    from trpo_brax.host.devices import configure
+    from trpo_brax.host.devices import prepare
 
     settings = RolloutConfig(
         episode_length=arguments.episode_length, action_low=arguments.action_low, action_high=arguments.action_high
     )
-    configure(RuntimeConfig(cpu_devices=1), 1)
+    prepare(RuntimeConfig(cpu_devices=1), 1, lambda note: None)
     if ":" in arguments.environment:
         environment = load_environment(arguments.environment)
         try:

@@ -42,12 +42,11 @@ def open_run(path: str, environment: str | None, platform: Platform, parallel: i
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from trpo_brax.environments import load_environment
-    from trpo_brax.host.devices import configure, usable_cores
+    from trpo_brax.host.devices import prepare, usable_cores
     from trpo_brax.runs.run import Run
 
     run = Run.load(path)
-    for note in configure(RuntimeConfig(platform=platform), max(1, min(parallel, usable_cores()))):
-        console.note(note)
+    prepare(RuntimeConfig(platform=platform), max(1, min(parallel, usable_cores())), console.note)
     own = load_environment(environment) if environment else None
     # What cannot work is said before anything slow is begun.
     run.task(own)

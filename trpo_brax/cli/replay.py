@@ -35,7 +35,7 @@ def replay(words: list[str]) -> int:
     from trpo_brax.config import RuntimeConfig
     from trpo_brax.environments import load_environment
     from trpo_brax.forensics.replay import replay as replay_iteration
-    from trpo_brax.host.devices import configure, select
+    from trpo_brax.host.devices import prepare
     from trpo_brax.learner.program import Program
     from trpo_brax.runs.dumps import Dump
     from trpo_brax.runs.run import Run
@@ -44,14 +44,13 @@ def replay(words: list[str]) -> int:
     dump = Dump.load(Path(arguments.dump))
     # One device: operations are named one by one, and shards would only be in the way.
     runtime = RuntimeConfig(platform=arguments.platform, cpu_devices=1)
-    for note in configure(runtime, dump.config.rollout.num_envs):
-        console.note(note)
+    devices = prepare(runtime, dump.config.rollout.num_envs, console.note).devices
     # Never imported from what a folder says.
     environment = load_environment(arguments.environment) if arguments.environment else None
     task = Run.load(dump.path).task(environment)
     console.note(f"Iteration {dump.iteration} of seed {dump.seed}, where {dump.seen}.")
     with console.stage("Restoring the state before it"):
-        program = Program(dump.config, task, select(runtime, dump.config.rollout.num_envs)[:1])
+        program = Program(dump.config, task, devices[:1])
         state = dump.state(program)
     with console.stage("Replaying its parts"):
         shown = replay_iteration(program.iteration, state)

@@ -24,7 +24,7 @@ from trpo_brax.policy import CriticParameters, ObservationStatistics
 
 _MAYBE = "outcome is bad_curvature"
 """A step may be refused for it of finite numbers too."""
-_BATCH = ("state", "rollout", "advantages")
+_BATCH = ("state", "advantages")
 _ALL_FINITE = (
     "Every part is finite here, by itself: the iteration as one program, or on another device, rounds differently."
 )
@@ -95,8 +95,8 @@ def replay(iteration: Iteration, state: TrainState) -> Replay:
             return Replay((*parts, Part(piece.name, False, bad)), culprit, note=note)
         parts.append(Part(piece.name, True))
     fitted = made["critic fit"]
-    batch = (made[name] for name in _BATCH)
-    metrics = jax.jit(iteration.describe)(*batch, made["trust-region step"], fitted.fit)
+    batch = (made[name] for name in ("state", "rollout", "advantages", "trust-region step"))
+    metrics = jax.jit(iteration.describe)(*batch, fitted.fit)
     bad = _bad_metrics(iteration, made["advantages"], metrics)
     parts.append(Part("metrics", not bad, bad))
     return Replay(tuple(parts), note=_NO_VALUE if bad else _ALL_FINITE)
@@ -159,7 +159,7 @@ def _faults(gathered: Gathered) -> tuple[str, ...]:
 
 
 def _refusal(step: TrustRegionStep) -> tuple[str, ...]:
-    outcome = StepOutcome(int(step.outcome))
+    outcome = StepOutcome(int(step.taken.outcome))
     suspicious = outcome in (StepOutcome.NON_FINITE, StepOutcome.BAD_CURVATURE)
     return (f"outcome is {outcome.name.lower()}",) if suspicious else ()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,33 @@ from trpo_brax.errors import UserError
 from trpo_brax.host import processes
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What a run has to run on."""
+
+    devices: list[jax.Device]
+    """To shard the environments over."""
+    group: processes.Group
+    """The processes that train together."""
+
+
+def prepare(runtime: RuntimeConfig, num_envs: int, tell: Callable[[str], None], *, join: bool = False) -> Host:
+    """Make JAX's settings, become one of the run's processes where `join` asks for it, and choose devices.
+
+    Args:
+        runtime: what is asked for.
+        num_envs: environments that the devices will share.
+        tell: given notes for the user, one line each.
+        join: the run may be one of several processes.
+
+    Raises:
+        UserError: what is asked for cannot be had.
+    """
+    for note in configure(runtime, num_envs, join=join):
+        tell(note)
+    return Host(select(runtime, num_envs), processes.group())
 
 
 def usable_cores() -> int:

@@ -1,9 +1,4 @@
-"""Several processes that train one run together: joining them, and agreeing on what only a host can know.
-
-All run the same host loop on the same global arrays; process 0 alone talks and writes, but for each one's own shards of
-a checkpoint. Whatever depends on a clock or a signal is agreed on before a collective program is dispatched, or they
-would dispatch different ones and wait for ever; and what one of them has to refuse, all refuse.
-"""
+"""Several processes that train one run: joining them, and agreeing on what only a host can know."""
 
 from __future__ import annotations
 
@@ -63,64 +58,97 @@ def join(runtime: RuntimeConfig) -> None:
 _BY_HAND: dict[str, Any] = {"cluster_detection_method": "deactivate"}
 
 
-def primary() -> bool:
-    """Return whether this is the process that writes and talks; a lone process is."""
-    return jax.process_index() == 0
+class Group:
+    """The processes that train one run together; this one is alone, and does its part without asking anybody.
 
+    All run the same host loop on the same global arrays. Process 0 talks and writes, but for each one's own shards of
+    a checkpoint. Whatever depends on a clock, a signal or a disk is decided by it before a collective program is
+    dispatched, or they would dispatch different ones and wait for ever; and what one of them refuses, all refuse.
+    """
 
-def agree(length: int, signal: int | None) -> tuple[int, int | None]:
-    """Return process 0's chunk length, and the signal that any process was told to stop by."""
-    if jax.process_count() == 1:
-        return length, signal
-    rows = np.asarray(multihost_utils.process_allgather(np.array([length, signal or 0], np.int32)))
-    return int(rows[0, 0]), int(rows[:, 1].max()) or None
+    primary = True
+    """Whether this is the process that writes and talks."""
+    several = False
 
-
-def from_primary(value: int | None) -> int | None:
-    """Return process 0's number, in every process."""
-    if jax.process_count() == 1:
+    def decide(self, value: int | None) -> int | None:
+        """Return process 0's number (not negative), in every process."""
         return value
-    told = int(multihost_utils.broadcast_one_to_all(np.asarray(-1 if value is None else value, np.int32)))
-    return None if told < 0 else told
+
+    def told_to_stop(self, signal: int | None) -> int | None:
+        """Return the signal that any process was told to stop by."""
+        return signal
+
+    def do(self, action: Callable[[], Result]) -> Result:
+        """Run `action` in every process and return its result; where one refuses, all do.
+
+        Raises:
+            UserError: the process's own, or that another one refused.
+        """
+        return action()
+
+    def do_first(self, action: Callable[[], Result]) -> Result | None:
+        """Run `action` in process 0, whose result it returns there; where that refuses, all do."""
+        return self.do(action if self.primary else _nothing)
+
+    def check_same(self, what: str, text: str) -> None:
+        """Wait for all processes, and refuse to go on where their texts differ.
+
+        Raises:
+            UserError: in every process.
+        """
+
+    def wait(self, name: str) -> None:
+        """Wait until every process has come here."""
 
 
-def check_same(what: str, text: str) -> None:
-    """Wait for all processes, and refuse to go on where their texts differ.
-
-    Raises:
-        UserError: in every process.
-    """
-    if jax.process_count() == 1:
-        return
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
-    rows = np.asarray(multihost_utils.process_allgather(digest))
-    if (rows != rows[0]).any():
-        raise UserError(f"the processes of this run were started with another {what} each.")
+ALONE = Group()
 
 
-def together(action: Callable[[], Result]) -> Result:
-    """Run `action` in every process and return its result; where one refuses, all do.
+class _Several(Group):
+    several = True
 
-    Raises:
-        UserError: the process's own, or that another one refused.
-    """
-    refusal: UserError | None = None
-    result: Any = None
-    try:
-        result = action()
-    except UserError as error:
-        refusal = error
-    if jax.process_count() > 1:
-        refused = np.asarray(multihost_utils.process_allgather(np.array([refusal is not None])))
-        if refusal is None and refused.any():
+    def __init__(self) -> None:
+        self.primary = jax.process_index() == 0
+
+    def decide(self, value: int | None) -> int | None:
+        told = int(multihost_utils.broadcast_one_to_all(np.asarray(-1 if value is None else value, np.int32)))
+        return None if told < 0 else told
+
+    def told_to_stop(self, signal: int | None) -> int | None:
+        return int(_gathered(np.array([signal or 0], np.int32)).max()) or None
+
+    def do(self, action: Callable[[], Result]) -> Result:
+        refusal: UserError | None = None
+        result: Any = None
+        try:
+            result = action()
+        except UserError as error:
+            refusal = error
+        refused = _gathered(np.array([refusal is not None]))
+        if refusal is not None:
+            raise refusal
+        if refused.any():
             raise UserError(f"process {int(np.argmax(refused))} of this run cannot go on; it says why.")
-    if refusal is not None:
-        raise refusal
-    done: Result = result
-    return done
+        done: Result = result
+        return done
 
+    def check_same(self, what: str, text: str) -> None:
+        rows = _gathered(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32))
+        if (rows != rows[0]).any():
+            raise UserError(f"the processes of this run were started with another {what} each.")
 
-def wait(name: str) -> None:
-    """Wait until every process has come here."""
-    if jax.process_count() > 1:
+    def wait(self, name: str) -> None:
         multihost_utils.sync_global_devices(name)
+
+
+def group() -> Group:
+    """Return the processes that were joined, or this one alone; starts JAX's backend."""
+    return _Several() if jax.process_count() > 1 else ALONE
+
+
+def _gathered(row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.asarray(multihost_utils.process_allgather(row))
+
+
+def _nothing() -> None:
+    """Another process does it."""

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from trpo_brax.algorithm import (
+    CriticFit,
     Distribution,
     PolicyBatch,
     TrustRegionStep,
     anywhere,
+    explained_variance,
     fit_critic,
     generalized_advantage_estimation,
     inside_the_region,
@@ -26,7 +28,7 @@ from trpo_brax.algorithm import (
 )
 from trpo_brax.config import Config, TrustRegionConfig
 from trpo_brax.environments import EnvironmentState, VectorizedEnvironment
-from trpo_brax.learner.metrics import Metrics, experience_metrics, judgement_metrics, step_metrics
+from trpo_brax.learner.metrics import Metrics, experience_metrics, step_metrics
 from trpo_brax.learner.rollout import Trajectory, rollout
 from trpo_brax.learner.state import TrainState, critic_optimizer
 from trpo_brax.policy import ActionBounds, CriticParameters, Networks
@@ -61,7 +63,7 @@ class Judgement(NamedTuple):
 class Iteration:
     """TRPO's iteration for one configuration, task and pair of networks: its phases, and `__call__`, their sequence.
 
-    Each phase returns its result and the metrics of it. Observation statistics stay as they were throughout, so that
+    Observation statistics stay as they were throughout, so that
     the old policy is one and the same function in rollout, gradient and line search.
     """
 
@@ -77,20 +79,19 @@ class Iteration:
     def with_batch(self, state: TrainState) -> tuple[TrainState, Metrics, Trajectory]:
         """Gather experience, step the policy within its trust region, fit the critic, fold in the observations."""
         environments, trajectory = self.gather(state)
-        judgement, judged = self.judge(state, trajectory)
-        step, stepped = self.improve(state, judgement)
-        (critic, optimizer), fitted = self.fit(state, judgement)
+        judgement = self.judge(state, trajectory)
+        step = self.improve(state, judgement)
+        critic, fit = self.fit(state, judgement)
         new_state = TrainState(
             iteration=state.iteration + 1,
             key=state.key,
             policy=step.parameters,
             critic=critic,
-            critic_optimizer=optimizer,
+            critic_optimizer=fit.optimizer_state,
             statistics=state.statistics.updated(trajectory.observations, trajectory.transitions.valid),
             environments=environments,
         )
-        experience = experience_metrics(trajectory, judgement.observations, state.statistics, self.bounds)
-        return new_state, experience | judged | stepped | fitted, trajectory
+        return new_state, self.describe(state, trajectory, judgement, step, fit), trajectory
 
     def gather(self, state: TrainState) -> tuple[EnvironmentState, Trajectory]:
         """Step every environment `unroll_length` times with actions sampled from the policy."""
@@ -117,7 +118,7 @@ class Iteration:
         raw = distribution.shifted(noise)
         return raw, self.bounds.to_environment(raw)
 
-    def judge(self, state: TrainState, trajectory: Trajectory) -> tuple[Judgement, Metrics]:
+    def judge(self, state: TrainState, trajectory: Trajectory) -> Judgement:
         """Estimate values, advantages and value targets."""
         transitions, settings = trajectory.transitions, self.config.trust_region
         weights = sample_weights(transitions.valid)
@@ -148,29 +149,18 @@ class Iteration:
             )
         )
         advantages, mean, std = standardize(raw_advantages, weights)
-        judgement = Judgement(
+        return Judgement(
             observations, actions, transitions.valid, weights, values, raw_advantages, targets, advantages, mean, std
         )
-        return judgement, judgement_metrics(values, targets, weights, raw_advantages, settings.discount)
 
-    def improve(self, state: TrainState, judgement: Judgement) -> tuple[TrustRegionStep, Metrics]:
+    def improve(self, state: TrainState, judgement: Judgement) -> TrustRegionStep:
         """Take the policy's trust-region step."""
         settings, policy = self.config.trust_region, self.networks.distribution
         samples = (judgement.observations, judgement.actions, judgement.advantages, judgement.weights)
-        step = policy_step(policy, state.policy, policy_batch(*samples, settings.fisher_fraction), settings)
-        evaluation = step.taken.evaluation
-        metrics = step_metrics(
-            step,
-            # A_raw = std A + mean, so its surrogate needs no second pass over the batch.
-            judgement.advantage_std * evaluation.improvement + judgement.advantage_mean * evaluation.ratio_excess,
-            jnp.max(jnp.abs(judgement.raw_advantages)),
-            settings.discount,
-        )
-        entropy = jnp.mean(policy(step.parameters, judgement.observations[:, 0]).entropy())
-        return step, metrics | {"entropy": entropy, "damping": jnp.float32(settings.damping)}
+        return policy_step(policy, state.policy, policy_batch(*samples, settings.fisher_fraction), settings)
 
-    def fit(self, state: TrainState, judgement: Judgement) -> tuple[tuple[CriticParameters, Any], Metrics]:
-        """Fit the critic, in units of its new targets; return it and its optimiser's state."""
+    def fit(self, state: TrainState, judgement: Judgement) -> tuple[CriticParameters, CriticFit]:
+        """Fit the critic, in units of its new targets."""
         critic = state.critic.in_units(*weighted_moments(judgement.targets, judgement.weights))
         fit = fit_critic(
             self.networks.normalized_value,
@@ -183,8 +173,25 @@ class Iteration:
             epochs=self.config.critic.critic_epochs,
             minibatches=self.config.critic.critic_minibatches,
         )
-        fitted = dataclasses.replace(critic, network=fit.parameters)
-        return (fitted, fit.optimizer_state), {"critic_loss": fit.loss}
+        return dataclasses.replace(critic, network=fit.parameters), fit
+
+    def describe(
+        self, state: TrainState, trajectory: Trajectory, judgement: Judgement, step: TrustRegionStep, fit: CriticFit
+    ) -> Metrics:
+        """Return the metrics of each phase of the iteration that began with `state`, merged."""
+        settings, evaluation = self.config.trust_region, step.taken.evaluation
+        # A_raw = std A + mean, so its surrogate needs no second pass over the batch.
+        gain = judgement.advantage_std * evaluation.improvement + judgement.advantage_mean * evaluation.ratio_excess
+        largest = jnp.max(jnp.abs(judgement.raw_advantages))
+        entropy = self.networks.distribution(step.parameters, judgement.observations[:, 0]).entropy()
+        return {
+            **experience_metrics(trajectory, judgement.observations, state.statistics, self.bounds),
+            **step_metrics(step, gain, largest, settings.discount),
+            "explained_variance": explained_variance(judgement.values, judgement.targets, judgement.weights),
+            "entropy": jnp.mean(entropy),
+            "damping": jnp.float32(settings.damping),
+            "critic_loss": fit.loss,
+        }
 
     def _normalized(self, state: TrainState, observations: jax.Array) -> jax.Array:
         return state.statistics.normalize(observations, self.config.network.observation_clip)

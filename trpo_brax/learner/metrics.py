@@ -13,7 +13,6 @@ import numpy as np
 from trpo_brax.algorithm import (
     StepOutcome,
     TrustRegionStep,
-    explained_variance,
     improvement_lower_bound,
     penalty_coefficient,
 )
@@ -43,22 +42,10 @@ def experience_metrics(
     }
 
 
-def judgement_metrics(
-    values: jax.Array, targets: jax.Array, weights: jax.Array, raw_advantages: jax.Array, discount: float
-) -> Metrics:
-    """Return what values, targets and advantages [N, T] say of the critic, and of how much the bound asks."""
-    largest = jnp.max(jnp.abs(raw_advantages))
-    return {
-        "explained_variance": explained_variance(values, targets, weights),
-        "advantage_max_abs": largest,
-        "penalty_coefficient": penalty_coefficient(largest, discount),
-    }
-
-
 def step_metrics(
     step: TrustRegionStep, surrogate_gain: jax.Array, advantage_max_abs: jax.Array, discount: float
 ) -> Metrics:
-    """Return what a step says of itself; `surrogate_gain` [] is that of the raw advantages."""
+    """Return what a step says of itself, and of the bound; gain [] and largest [] are of the raw advantages."""
     taken, evaluation = step.taken, step.taken.evaluation
     return {
         "surrogate_improvement": evaluation.improvement,
@@ -70,6 +57,8 @@ def step_metrics(
         "line_search_trials": taken.trials,
         "step_fraction": taken.fraction,
         "step_outcome": taken.outcome,
+        "advantage_max_abs": advantage_max_abs,
+        "penalty_coefficient": penalty_coefficient(advantage_max_abs, discount),
         "improvement_lower_bound": improvement_lower_bound(
             surrogate_gain, advantage_max_abs, evaluation.kl_max, discount
         ),

@@ -15,7 +15,7 @@ import jax
 
 from trpo_brax.config import Config
 from trpo_brax.errors import CheckpointError, RunFolderError
-from trpo_brax.host import processes
+from trpo_brax.host.processes import Group
 from trpo_brax.learner.program import Program
 from trpo_brax.learner.rollout import Trajectory
 from trpo_brax.learner.state import TrainState
@@ -93,7 +93,14 @@ class Dump:
 
 
 def write_dump(
-    folder: RunFolder, state: TrainState, trajectory: Trajectory, *, iteration: int, seed: int, seen: str
+    folder: RunFolder,
+    state: TrainState,
+    trajectory: Trajectory,
+    group: Group,
+    *,
+    iteration: int,
+    seed: int,
+    seen: str,
 ) -> Path:
     """Write a dump into a run folder, and return where it is.
 
@@ -101,6 +108,7 @@ def write_dump(
         folder: of the run; its configuration and task are copied.
         state: before the iteration.
         trajectory: the iteration's batch.
+        group: the processes that trained it.
         iteration: which.
         seed: whose row was not finite.
         seen: what was seen.
@@ -109,10 +117,10 @@ def write_dump(
         OSError: it cannot be written.
     """
     path = folder.dumps / str(iteration)
-    processes.together(lambda: _make_room(folder, path))
+    group.do_first(lambda: _make_room(folder, path))
     save_arrays(path / "state", state)
     save_arrays(path / "batch", trajectory)
-    if processes.primary():
+    if group.primary:
         for file in (folder.config_file, folder.task_file):
             write_json(path / file.name, read_json(file))
         told: dict[str, Any] = {"iteration": iteration, "seed": seed, "seen": seen}
@@ -122,13 +130,11 @@ def write_dump(
 
 
 def _make_room(folder: RunFolder, path: Path) -> None:
-    """Make the folder of a dump, in process 0.
+    """Make the folder of a dump.
 
     Raises:
         RunFolderError: the run folder is gone, or cannot be written.
     """
-    if not processes.primary():
-        return
     try:
         if not folder.config_file.is_file():
             raise RunFolderError(f"the run folder {folder.path} is gone.")

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from trpo_brax.config import Config, to_dict
 from trpo_brax.errors import CheckpointError
-from trpo_brax.host import processes
+from trpo_brax.host.processes import ALONE, Group
 from trpo_brax.learner.state import TrainState
 from trpo_brax.runs.checkpoints import (
     EVALUATION_RETURNS,
@@ -45,11 +45,13 @@ class CheckpointSaver:
     Args:
         folder: of the run; where it is gone, it is not made again.
         config: of the run.
+        group: the processes that save it together.
     """
 
-    def __init__(self, folder: RunFolder, config: Config) -> None:
+    def __init__(self, folder: RunFolder, config: Config, group: Group = ALONE) -> None:
         self._folder = folder
         self._config = config
+        self._group = group
         self._writer: ocp.AsyncCheckpointer | None = None
         self._sealing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1)
@@ -82,11 +84,11 @@ class CheckpointSaver:
             **{name: {str(seed): value for seed, value in returns.items()} for name, returns in kinds.items()},
         }
         try:
-            if processes.primary():
+            if self._group.primary:
                 self._refuse_if_gone()
                 directory.mkdir(exist_ok=True)
             if self._writer is None:
-                if processes.primary():
+                if self._group.primary:
                     remove_unfinished(directory)
                 self._writer = _writer()
             unsealed = directory / f"{iteration}.unsealed"
@@ -128,7 +130,7 @@ class CheckpointSaver:
     def _seal(self, writer: ocp.AsyncCheckpointer, unsealed: Path, facts: Mapping[str, Any]) -> None:
         writer.wait_until_finished()
         iteration = facts["iteration"]
-        if processes.primary():
+        if self._group.primary:
             self._refuse_if_gone()
             write_manifest(unsealed, facts)
             target = unsealed.with_name(str(iteration))
@@ -136,7 +138,7 @@ class CheckpointSaver:
                 _remove(target)
             unsealed.rename(target)
         self.saved = iteration
-        if processes.primary():
+        if self._group.primary:
             self._prune()
 
     def _refuse_if_gone(self) -> None:
@@ -167,7 +169,7 @@ class CheckpointSaver:
             # It reports the same fault again.
             with contextlib.suppress(*FAULTS):
                 writer.close()
-        if processes.primary():
+        if self._group.primary:
             remove_unfinished(self._folder.checkpoints)
             if not self._folder.config_file.is_file():
                 # What a save that was under way made again of a folder that somebody removed.

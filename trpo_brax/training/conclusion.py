@@ -1,4 +1,4 @@
-"""What is done once a stretch of training has ended: pictures, findings, summary, evaluation of the last policy."""
+"""What is done once a segment of training has ended: pictures, findings, summary, evaluation of the last policy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from trpo_brax.evaluation import (
     Watcher,
     summarize,
 )
-from trpo_brax.host import processes
 from trpo_brax.host.console import Console
+from trpo_brax.host.processes import Group
 from trpo_brax.host.stopping import StopRequest
 from trpo_brax.runs.evaluator import Evaluator
 from trpo_brax.runs.files import write_json
@@ -26,56 +26,46 @@ from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.run import Run
 from trpo_brax.runs.saving import reason
 from trpo_brax.runs.summary import last_episodes
+from trpo_brax.training.session import Segment
 from trpo_brax.views.plots import learning_curve
 from trpo_brax.views.training_plots import training_panels
 
 
-@dataclasses.dataclass(frozen=True)
-class Stretch:
-    """What a stretch of training came to."""
-
-    records: list[dict[str, Any]]
-    """Of the run so far."""
-    iterations: int
-    """Done."""
-    saved: int
-    """The iteration of the newest checkpoint; less than `iterations` only where something went wrong."""
-    wall_time: float
-    """Seconds of training so far."""
-    failure: str | None
-    """Why the run cannot be handed over as it is: it went wrong, or could not be saved."""
-
-
 def conclude(
-    config: Config, folder: RunFolder, task: Task, console: Console, stop: StopRequest, stretch: Stretch
+    config: Config, folder: RunFolder, task: Task, group: Group, console: Console, stop: StopRequest, segment: Segment
 ) -> str | None:
     """Write the curve and the summary; evaluate the last policy if training has finished.
 
     Returns:
         Why the run is not whole, if it is not.
     """
-    return _Conclusion(config, folder, task, console, stop, stretch).write()
+    return _Conclusion(config, folder, task, group, console, stop, segment).write()
 
 
+@dataclasses.dataclass
 class _Conclusion:
-    def __init__(
-        self, config: Config, folder: RunFolder, task: Task, console: Console, stop: StopRequest, stretch: Stretch
-    ) -> None:
-        self._config, self._folder, self._task = config, folder, task
-        self._console, self._stop, self._stretch = console, stop, stretch
-        self._failure = stretch.failure
-        self._records = by_seed(stretch.records, config)
-        self._findings = {seed: diagnose(rows, config) for seed, rows in self._records.items()}
+    _config: Config
+    _folder: RunFolder
+    _task: Task
+    _group: Group
+    _console: Console
+    _stop: StopRequest
+    _segment: Segment
+
+    def __post_init__(self) -> None:
+        self._failure = self._segment.failure
+        self._records = by_seed(self._segment.records, self._config)
+        self._findings = {seed: diagnose(rows, self._config) for seed, rows in self._records.items()}
 
     def write(self) -> str | None:
-        _, signal = processes.agree(0, self._stop.signal)
+        signal = self._group.told_to_stop(self._stop.signal)
         summary = self._summary(signal)
-        if processes.primary():
+        if self._group.primary:
             self._try("the learning curve", self._draw_curve)
             self._try("the picture of training", self._draw_panels)
             self._try("summary.json", lambda: write_json(self._folder.summary_file, summary))
             self._warn()
-        if self._stretch.failure is None and signal is None and self._config.record.final_evaluation_episodes:
+        if self._segment.failure is None and signal is None and self._config.record.final_evaluation_episodes:
             signal = self._evaluate(summary)
         if self._failure is None:
             ending = "Finished" if signal is None else "Stopped and saved"
@@ -83,17 +73,17 @@ class _Conclusion:
         return self._failure
 
     def _summary(self, signal: int | None) -> dict[str, Any]:
-        stretch, config = self._stretch, self._config
+        segment, config = self._segment, self._config
         ending = "finished" if signal is None else "stopped"
         return {
-            "status": ending if stretch.failure is None else "failed",
-            "failure": stretch.failure,
+            "status": ending if segment.failure is None else "failed",
+            "failure": segment.failure,
             "signal": signal,
-            "iterations": stretch.iterations,
-            "saved_iteration": stretch.saved,
-            "env_steps": stretch.iterations * config.steps_per_iteration,
-            "wall_time_s": stretch.wall_time,
-            "training": last_episodes(stretch.records),
+            "iterations": segment.iterations,
+            "saved_iteration": segment.saved,
+            "env_steps": segment.iterations * config.steps_per_iteration,
+            "wall_time_s": segment.wall_time,
+            "training": last_episodes(segment.records),
             "evaluation": None,
             "findings": [{"seed": seed, **one} for seed in self._findings for one in self._found(seed)],
             "seeds": [
@@ -133,7 +123,7 @@ class _Conclusion:
             summary["evaluation"] = pooled.to_dict()
             self._tell(reports)
         # Every process evaluates, on devices of its own, so that they end together; one writes.
-        if processes.primary():
+        if self._group.primary:
             self._try("summary.json", lambda: write_json(self._folder.summary_file, summary))
         signal: int | None = summary["signal"]
         return signal
@@ -141,10 +131,10 @@ class _Conclusion:
     def _draw_curve(self) -> None:
         seeds = self._config.seeds
         told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-        learning_curve(self._stretch.records, self._folder.learning_curve_file, f"{self._task.name}, {told}")
+        learning_curve(self._segment.records, self._folder.learning_curve_file, f"{self._task.name}, {told}")
 
     def _draw_panels(self) -> None:
-        training_panels(self._stretch.records, self._config, self._folder.training_panels_file)
+        training_panels(self._segment.records, self._config, self._folder.training_panels_file)
 
     def _found(self, seed: int) -> list[dict[str, Any]]:
         return [finding.to_dict() for finding in self._findings[seed]]

@@ -8,14 +8,11 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-import jax
-
 from trpo_brax.config import Config, override, shaping_differences, to_dict
 from trpo_brax.environments import environment_name, make_task
 from trpo_brax.errors import RunFolderError, TrainingError
-from trpo_brax.host import devices as device_choice
-from trpo_brax.host import processes
 from trpo_brax.host.console import Console
+from trpo_brax.host.devices import prepare
 from trpo_brax.host.stopping import StopRequest
 from trpo_brax.runs.files import read_json
 from trpo_brax.runs.folder import RunFolder, default_run_dir
@@ -58,27 +55,26 @@ def train(
     folder = RunFolder(run_dir if run_dir is not None else default_run_dir(config))
     if environment is not None:
         config = override(config, environment=environment_name(environment))
-    for note in device_choice.configure(config.runtime, config.rollout.num_envs, join=True):
-        console.note(note)
-    if not processes.primary():
+    host = prepare(config.runtime, config.rollout.num_envs, console.note, join=True)
+    group = host.group
+    if not group.primary:
         console = Console(io.StringIO())
-    if run_dir is None and jax.process_count() > 1:
+    if run_dir is None and group.several:
         raise RunFolderError("several processes share one run folder: give all of them the same --run-dir.")
     # Who trains together is a fact of this start, not of the run: a resume may be another number of processes.
     config = override(config, coordinator=None, num_processes=None, process_id=None)
-    processes.check_same("configuration", json.dumps([to_dict(config), resume], sort_keys=True))
-    if processes.together(lambda: _nothing_to_do(folder, config, resume)):
+    group.check_same("configuration", json.dumps([to_dict(config), resume], sort_keys=True))
+    if group.do(lambda: _nothing_to_do(folder, config, resume)):
         done = Run.load(folder.path).summary["iterations"]
         console.note(f"Nothing to do: {folder.path} is at iteration {done}, {config.total_iterations} were asked for.")
         return Run.load(folder.path)
     with StopRequest() as stop, quiet_storage(), contextlib.ExitStack() as stack:
         with console.stage("Building the task"):
             task = make_task(config, environment)
-            devices = device_choice.select(config.runtime, config.rollout.num_envs)
-        processes.together(lambda: _take_folder(folder, config, resume, stack))
-        stretch = Session(config, folder, task, devices, console, stop).train()
-        failure = conclude(config, folder, task, console, stop, stretch)
-        processes.wait("the run folder is complete")
+        group.do_first(lambda: _take_folder(folder, config, resume, stack))
+        segment = Session(config, folder, task, host, console, stop).train()
+        failure = conclude(config, folder, task, group, console, stop, segment)
+        group.wait("the run folder is complete")
     if failure is not None:
         raise TrainingError(f"{failure}.")
     return Run.load(folder.path)
@@ -95,11 +91,10 @@ def _nothing_to_do(folder: RunFolder, config: Config, resume: bool) -> bool:
 
 
 def _take_folder(folder: RunFolder, config: Config, resume: bool, stack: contextlib.ExitStack) -> None:
-    """Make the folder of a new run, and hold it until the stack ends; process 0 does it for all."""
-    if processes.primary():
-        if not resume:
-            folder.create(config)
-        stack.enter_context(folder.locked())
+    """Make the folder of a new run, and hold it until the stack ends."""
+    if not resume:
+        folder.create(config)
+    stack.enter_context(folder.locked())
 
 
 def _check_resumable(folder: RunFolder, config: Config) -> None:

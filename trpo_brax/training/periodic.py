@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from trpo_brax.config import Config
+from trpo_brax.config import Config, RecordConfig
 from trpo_brax.environments import Task
 from trpo_brax.evaluation import EvaluationReport, Watcher, summarize
 from trpo_brax.learner.program import policy_specification
@@ -57,18 +57,18 @@ class PeriodicEvaluation:
         return figures
 
 
-def absent(config: Config) -> dict[str, None]:
+def absent(record: RecordConfig) -> dict[str, None]:
     """Return the names of what an evaluation adds to a record, without values; nothing where there are none."""
-    return {f"evaluation_{name}": None for name in _TOLD} if config.record.eval_every else {}
+    return {f"evaluation_{name}": None for name in _TOLD} if record.eval_every else {}
 
 
-def evaluation_line(config: Config, iteration: int, figures: Sequence[dict[str, Any]]) -> str:
+def evaluation_line(record: RecordConfig, iteration: int, figures: Sequence[dict[str, Any]]) -> str:
     """Return one line about the evaluation of all seeds after an iteration."""
     means, lowest = ([one[f"evaluation_{name}"] for one in figures] for name in ("return_mean", "return_min"))
     seeds = "" if len(figures) == 1 else f" of each of {len(figures)} seeds"
     return (
         f"Evaluation after iteration {iteration}: return {sum(means) / len(means):,.1f}, lowest {min(lowest):,.1f}, "
-        f"over {config.record.eval_episodes} episodes{seeds} by the mode"
+        f"over {record.eval_episodes} episodes{seeds} by the mode"
     )
 
 

@@ -1,0 +1,43 @@
+"""When what is due: how many iterations to dispatch at once, and after which to save and evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from trpo_brax.config import RecordConfig
+from trpo_brax.learner.program import CHUNK_CAPACITY
+
+_SECONDS_PER_CHUNK = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Of one run; how chunks fall changes no result."""
+
+    total: int
+    """Iterations."""
+    record: RecordConfig
+    max_chunk_seconds: float
+    """Most seconds of iterations in flight."""
+
+    def chunk_length(self, dispatched: int, seconds: float | None) -> int:
+        """Return how many iterations to dispatch next, where one takes `seconds`; not known yet: one, to measure."""
+        if seconds is None:
+            return 1
+        longest = min(_SECONDS_PER_CHUNK, self.max_chunk_seconds / 2)
+        length = max(1, min(CHUNK_CAPACITY, int(longest / seconds), self.total - dispatched))
+        intervals = [self.record.checkpoint_every, self.record.eval_every or CHUNK_CAPACITY]
+        return min(length, *(every - dispatched % every for every in intervals))
+
+    def one_at_a_time(self, seconds: float | None) -> bool:
+        """Return whether two iterations in flight would be more than `max_chunk_seconds` allows."""
+        return 2 * (seconds or 0.0) > self.max_chunk_seconds
+
+    def checkpoint_due(self, iteration: int) -> bool:
+        """Return whether there is to be a checkpoint after an iteration."""
+        return iteration % self.record.checkpoint_every == 0 or iteration == self.total
+
+    def evaluation_due(self, iteration: int) -> bool:
+        """Return whether there is to be an evaluation after an iteration."""
+        every = self.record.eval_every
+        return every > 0 and (iteration % every == 0 or self.checkpoint_due(iteration))
