@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import itertools
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,22 +16,26 @@ from trpo_brax.cli.train import _parse_training
 from trpo_brax.config import Config, override
 from trpo_brax.errors import UserError
 from trpo_brax.presets import preset
+from trpo_brax.runs.folder import RunFolder
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        preset("hopper"),
-        tiny_config(),
-        override(preset("ant"), num_envs=64, cpu_devices=2, spread_initial_steps=False, max_kl=0.3, backend="mjx"),
-        override(Config(), environment="a.b:C", action_low=-2.0, action_high=0.5, policy_hidden_sizes=(7, 5, 3)),
-    ],
-)
-def test_the_trainer_reads_the_options_as_the_same_configuration(config: Config) -> None:
-    read = _parse_training(start.training_options(config))
-    again = Config(**{field.name: getattr(read, field.name) for field in dataclasses.fields(Config)})
-    same = {"total_steps": 1, "final_evaluation_episodes": 0}
-    assert override(again, **same) == override(config, **same)
+def test_the_trainer_is_given_the_configuration_and_an_environment_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = override(preset("ant"), num_seeds=3, max_kl=0.3, spread_initial_steps=False, environment="a.b:C")
+    seen: list[list[str]] = []
+
+    def trainer(words: list[str], **_: Any) -> contextlib.nullcontext[None]:
+        seen.append(words)
+        RunFolder(tmp_path / "run").metrics_file.write_text("a record")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(subprocess, "Popen", trainer)
+    start._start(config, tmp_path / "run", tmp_path / "cache")
+    given = {"num_seeds": 1, "total_steps": 1, "final_evaluation_episodes": 0}
+    assert RunFolder(tmp_path / "run").read_config() == override(config, **given)
+    read = _parse_training(seen[0][4:])
+    assert read.resume and (read.environment, read.runtime.compilation_cache) == ("a.b:C", str(tmp_path / "cache"))
 
 
 def test_the_first_start_is_cold_and_the_others_share_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from trpo_brax.checked import walk
-from trpo_brax.config import Config
+from trpo_brax.config import Config, override
 from trpo_brax.errors import UserError
-from trpo_brax.presets import preset
+from trpo_brax.runs.folder import RunFolder
 
 _WARM_STARTS = 3
-_SET_HERE = ("task", "num_seeds", "total_steps", "final_evaluation_episodes", "compilation_cache")
 
 
 def first_iteration_seconds(config: Config) -> dict[str, float]:
@@ -33,34 +31,18 @@ def first_iteration_seconds(config: Config) -> dict[str, float]:
     return {"cold": cold, "warm": statistics.median(warm)}
 
 
-def training_options(config: Config) -> list[str]:
-    """Return the words that make `trpo-brax train` of `config`'s task and everything that shapes its programs.
-
-    How long it trains, and what it does afterwards, is left out.
-    """
-    words = [config.task]
-    usual = {name: value for name, value, _ in walk(preset(config.task))}
-    for name, value, _ in walk(config):
-        if name in _SET_HERE or value == usual[name]:
-            continue
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words += [f"--{option}", *(str(item) for item in (value if isinstance(value, tuple) else (value,)))]
-    return words
-
-
 def _start(config: Config, folder: Path, cache: Path) -> float:
     """Return the seconds from starting the process to the first record on disk."""
-    words = [sys.executable, "-m", "trpo_brax", "train", *training_options(config)]
-    words += ["--total-steps", "1", "--final-evaluation-episodes", "0"]
-    words += ["--run-dir", str(folder), "--compilation-cache", str(cache)]
-    metrics = folder / "metrics.jsonl"
+    # A folder that holds a configuration and nothing else is resumed from the beginning.
+    run = RunFolder(folder)
+    run.create(override(config, num_seeds=1, total_steps=1, final_evaluation_episodes=0))
+    words = [sys.executable, "-m", "trpo_brax", "train", "--resume", "--run-dir", str(folder)]
+    words += ["--compilation-cache", str(cache)]
+    words += ["--environment", config.environment] if config.environment is not None else []
     with tempfile.TemporaryFile("w+") as complaints:
         began = time.monotonic()
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=complaints) as process:
-            while not (metrics.is_file() and metrics.stat().st_size):
+            while not (run.metrics_file.is_file() and run.metrics_file.stat().st_size):
                 if process.poll() is not None:
                     complaints.seek(0)
                     _fail(process.returncode, complaints.read().strip())

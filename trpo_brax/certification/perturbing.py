@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trpo_brax.certification.certificate import Declaration, Statement, certify_episodes
+from trpo_brax.certification.certificate import Declaration, certify_episodes
 from trpo_brax.certification.settings import Certification
 from trpo_brax.environments import Task
 from trpo_brax.environments.perturbed import BODILY, Perturbation, applicable, perturbed_task
-from trpo_brax.evaluation import Episodes, Watcher, summarize
+from trpo_brax.evaluation import Watcher, summarize
 from trpo_brax.randomness import Stream
 from trpo_brax.runs.evaluator import Evaluator
 from trpo_brax.runs.run import Run
@@ -31,7 +31,9 @@ class World:
 
 def perturbed_worlds(settings: Certification, task: Task) -> tuple[World, ...]:
     """Return the worlds to certify in: that of the training, and each perturbation that the task allows by itself."""
-    return (World(None, 1.0), *_perturbed(settings, applicable(task)))
+    strengths: Mapping[str, Sequence[float]] = {"observation_noise": settings.noise, "delay": settings.delays}
+    perturbed = ((name, sorted(set(strengths.get(name, settings.factors)))) for name in applicable(task))
+    return (World(None, 1.0), *(World(name, float(strength)) for name, each in perturbed for strength in each))
 
 
 def certify_worlds(
@@ -69,7 +71,15 @@ def certify_worlds(
             world=(_perturbation(world), std),
             watcher=Watcher(watcher.stopped, _further(watcher.progress, place * settings.perturb_episodes)),
         )
-        rows.append(_row(world, drawn, certify_episodes(drawn, declaration), declaration))
+        report = summarize(drawn, declaration.failure)
+        rows.append(
+            {
+                **dataclasses.asdict(world),
+                "return_mean": report.return_mean,
+                "failure_rate": report.failure_rate,
+                **{statement.name: statement.bound for statement in certify_episodes(drawn, declaration)},
+            }
+        )
     names = applicable(evaluator.task)
     return {
         "episodes": settings.perturb_episodes,
@@ -80,29 +90,9 @@ def certify_worlds(
     }
 
 
-def _perturbed(settings: Certification, names: Sequence[str]) -> Iterator[World]:
-    for name in names:
-        strengths: Sequence[float] = settings.factors
-        if name == "observation_noise":
-            strengths = settings.noise
-        elif name == "delay":
-            strengths = settings.delays
-        yield from (World(name, float(strength)) for strength in sorted(set(strengths)))
-
-
 def _perturbation(world: World) -> Perturbation:
     return Perturbation.none() if world.perturbation is None else Perturbation.of(world.perturbation, world.strength)
 
 
 def _further(progress: Callable[[int], None], done: int) -> Callable[[int], None]:
     return lambda ended: progress(done + ended)
-
-
-def _row(world: World, episodes: Episodes, statements: Sequence[Statement], declaration: Declaration) -> dict[str, Any]:
-    report = summarize(episodes, declaration.failure)
-    return {
-        **dataclasses.asdict(world),
-        "return_mean": report.return_mean,
-        "failure_rate": report.failure_rate,
-        **{statement.name: statement.bound for statement in statements},
-    }

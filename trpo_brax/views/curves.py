@@ -195,7 +195,7 @@ def _curves_by_seed(runs: Sequence[RecordedRun]) -> tuple[Curve, ...]:
                     f"{owner.name} and {run.name} both hold seed {seed} of one configuration, and a seed counts once: "
                     "leave one of them out."
                 )
-            missing = [name for name in _DRAWN if not _can_be_drawn(record.get(name, ""))]
+            missing = [name for name in _DRAWN if not can_be_drawn(record.get(name, ""))]
             if missing:
                 raise UserError(
                     f"{run.name} cannot be drawn: {missing[0]} of iteration {record['iteration']} is no number."
@@ -206,5 +206,6 @@ def _curves_by_seed(runs: Sequence[RecordedRun]) -> tuple[Curve, ...]:
     return tuple(Curve.of(records[seed]) for seed in sorted(records))
 
 
-def _can_be_drawn(value: Any) -> bool:
+def can_be_drawn(value: Any) -> bool:
+    """Return whether a metric is none, or a number that a picture can hold."""
     return value is None or (isinstance(value, (int, float)) and -_LARGEST < value < _LARGEST)

@@ -12,7 +12,7 @@ import numpy as np
 from trpo_brax.config import Config
 from trpo_brax.errors import UserError
 from trpo_brax.evaluation.interquartile import Floats
-from trpo_brax.views.curves import Axis, RecordedRun
+from trpo_brax.views.curves import Axis, RecordedRun, can_be_drawn
 from trpo_brax.views.plots import COLOURS, X_LABELS, save_figure, trim
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ OUTCOMES = {
 """Step outcome -> its colour."""
 MOST_BINS = 50
 """Of the step outcomes along a run: a bin is wide enough to be seen."""
-_LARGEST = 2.0**128
-"""Metrics are a device's float32."""
 _LEAST_EXPLAINED = -1.0
 """Explained variance has no lower end; a critic below this is as bad as one at it."""
 
@@ -132,32 +130,16 @@ def _seeds(index: int, run: RecordedRun, axis: Axis) -> list[_Seed]:
 
 def _values(rows: Sequence[dict[str, Any]], name: str) -> Floats:
     values = (row.get(name) for row in rows)
-    return np.array(
-        [v if isinstance(v, (int, float)) and -_LARGEST < v < _LARGEST else np.nan for v in values], np.float64
-    )
+    return np.array([value if can_be_drawn(value) else None for value in values], np.float64)  # None becomes NaN
 
 
-def _draw(
-    panel: Axes,
-    seeds: Sequence[_Seed],
-    name: str,
-    title: str,
-    unit: str,
-    *,
-    accepted: bool = False,
-) -> None:
-    """Draw one quantity, of accepted steps alone if that is asked for."""
-    _lines(panel, seeds, [seed.accepted(name) if accepted else seed.values(name) for seed in seeds])
+def _draw(panel: Axes, seeds: Sequence[_Seed], name: str, title: str, unit: str) -> None:
+    _lines(panel, seeds, [seed.values(name) for seed in seeds])
     _entitle(panel, title, unit)
 
 
 def _lines(
-    panel: Axes,
-    seeds: Sequence[_Seed],
-    values: Sequence[Floats],
-    *,
-    style: str = "-",
-    colour: str | None = None,
+    panel: Axes, seeds: Sequence[_Seed], values: Sequence[Floats], *, style: str = "-", colour: str | None = None
 ) -> None:
     known = [(seed, y) for seed, y in zip(seeds, values, strict=True) if np.isfinite(y).any()]
     if not known:
@@ -187,7 +169,8 @@ def _median(own: Sequence[tuple[_Seed, Floats]]) -> tuple[Floats, Floats]:
 
 
 def _draw_kl(panel: Axes, seeds: Sequence[_Seed], runs: Sequence[RecordedRun]) -> None:
-    _draw(panel, seeds, "kl_mean", "mean KL of accepted steps", "nats", accepted=True)
+    _lines(panel, seeds, [seed.accepted("kl_mean") for seed in seeds])
+    _entitle(panel, "mean KL of accepted steps", "nats")
     limits = sorted({run.config.trust_region.max_kl for run in runs})
     for limit in limits:
         panel.axhline(limit, color="0.2", ls="--", lw=1, label="max_kl" if limit == limits[0] else None)
