@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trpo_brax.certification.betting import mean_lower_betting, mean_lower_empirical_bernstein
+from trpo_brax.certification.betting import mean_lower_betting
 from trpo_brax.certification.bounds import cvar_lower, failure_probability_upper, quantile_lower
 from trpo_brax.evaluation.episodes import Episodes
 from trpo_brax.evaluation.failure import Failure
@@ -161,7 +161,9 @@ def _quantile(episodes: Episodes, declaration: Declaration) -> Statement:
 
 def _mean(episodes: Episodes, declaration: Declaration) -> Statement:
     def bound(values: np.ndarray) -> float:
-        return mean_lower_betting(_capped(values, declaration), **_interval(declaration))
+        floor, cap = declaration.returns.floor, declaration.returns.cap
+        each = declaration.confidence_each
+        return mean_lower_betting(np.minimum(values, cap), floor=floor, cap=cap, confidence=each)
 
     observed = float(counted_returns(episodes, declaration).mean())
     return _resting_on_the_floor(
@@ -189,14 +191,6 @@ def counted_returns(episodes: Episodes, declaration: Declaration) -> np.ndarray:
     return np.where(episodes.nonfinite, floor, returns)
 
 
-def empirical_bernstein(episodes: Episodes, declaration: Declaration) -> float | None:
-    """Return the mean's other bound, to compare with; None where the floor does not hold."""
-    values = counted_returns(episodes, declaration)
-    if values.min() < declaration.returns.floor:
-        return None
-    return mean_lower_empirical_bernstein(_capped(values, declaration), **_interval(declaration))
-
-
 def _resting_on_the_floor(
     name: str,
     episodes: Episodes,
@@ -218,15 +212,6 @@ def _resting_on_the_floor(
     }
     rests = grounds.get(returns.floor_source, "")
     return Statement(name, number, observed, f"{sentence(_down(number))}{rests}.")
-
-
-def _capped(values: np.ndarray, declaration: Declaration) -> np.ndarray:
-    return np.minimum(values, declaration.returns.cap)
-
-
-def _interval(declaration: Declaration) -> dict[str, float]:
-    returns = declaration.returns
-    return {"floor": returns.floor, "cap": returns.cap, "confidence": declaration.confidence_each}
 
 
 def _down(number: float) -> str:

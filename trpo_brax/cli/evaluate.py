@@ -74,12 +74,10 @@ def write_episodes(file: Path, episodes: Episodes, failure: Failure, seed: int) 
     """
     import numpy as np
 
-    from trpo_brax.runs.files import write_bytes
+    from trpo_brax.runs.files import write_bytes, written
 
     buffer = io.BytesIO()
     facts: dict[str, Any] = {"failed": failure(episodes), "failure": np.array(str(failure)), "seed": np.array(seed)}
     np.savez_compressed(buffer, **vars(episodes), **facts)
-    try:
+    with written(file):
         write_bytes(file, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}.") from error

@@ -10,7 +10,6 @@ import tyro
 from tyro.conf import Positional
 
 from trpo_brax.cli.parsing import parse
-from trpo_brax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,12 @@ class ReportArguments:
 def report(words: list[str]) -> int:
     """Run `trpo-brax report` and return its exit status."""
     arguments = parse(ReportArguments, words, "report")
-    from trpo_brax.runs.files import write_text
+    from trpo_brax.runs.files import write_text, written
     from trpo_brax.views.report import report_page
 
     output = Path(arguments.run) / "report.html" if arguments.output is None else Path(arguments.output)
     page = report_page(arguments.run)
-    try:
+    with written(output):
         write_text(output, page)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}.") from error
     print(output)
     return 0

@@ -17,7 +17,6 @@ from trpo_brax.deployment.comparison import (
     failure_rate_difference,
     least_failure_margin,
     mean_difference,
-    same_distribution_p_value,
 )
 from trpo_brax.deployment.description import ArtifactError
 from trpo_brax.deployment.exporting import TOLERANCE, read_certificate
@@ -202,7 +201,6 @@ def _closed_loop(
         theirs,
         compare_episodes(ours, theirs, failure, alpha, margin, failure_margin),
         statements,
-        same_distribution_p_value(ours.returns, theirs.returns),
         note,
     )
 

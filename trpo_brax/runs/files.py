@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from trpo_brax.errors import RunFolderError
+from trpo_brax.errors import RunFolderError, UserError
 
 MOST_JSON_BYTES = 1 << 20
 _MOST_DIGITS = 20
@@ -78,6 +78,19 @@ def open_plain(file: Path, most_bytes: int) -> Iterator[IO[bytes]]:
         raise RunFolderError(f"{file} cannot be read{link}.") from error
     except UnicodeDecodeError as error:
         raise RunFolderError(f"{file} is not UTF-8 text.") from error
+
+
+@contextlib.contextmanager
+def written(path: object, done: str = "written") -> Iterator[None]:
+    """Say in one sentence that a file cannot be written, or a folder be made, where the block fails to.
+
+    Raises:
+        UserError: it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be {done}: {error.strerror}.") from error
 
 
 def write_json(file: Path, data: Any) -> None:
