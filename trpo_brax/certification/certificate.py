@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any, Literal
 
 import numpy as np
@@ -216,18 +217,15 @@ def _resting_on_the_floor(
 
 def _down(number: float) -> str:
     """Return a lower bound in six digits, never rounded up."""
-    return f"{_rounded(number, math.floor):,.10g}"
+    return _rounded(number, ROUND_FLOOR, 6)
 
 
 def _up(number: float) -> str:
     """Return an upper bound in four digits, never rounded down."""
-    return f"{_rounded(number, math.ceil, 4):,.10g}"
+    return _rounded(number, ROUND_CEILING, 4)
 
 
-def _rounded(number: float, rounding: Callable[[float], int], digits: int = 6) -> float:
-    if number == 0.0:
-        return 0.0
-    unit = 10.0 ** (math.floor(math.log10(abs(number))) - digits + 1)
-    # What rounding errors of the division leave over is not worth a digit.
-    steps = number / unit
-    return (round(steps) if abs(steps - round(steps)) < 1e-6 else rounding(steps)) * unit
+def _rounded(number: float, rounding: str, digits: int) -> str:
+    # What the arithmetic leaves over in the last digits of a double is not worth one here.
+    shown = Context(prec=digits, rounding=rounding).create_decimal(f"{number + 0.0:.12g}")
+    return f"{shown.normalize():,f}"

@@ -220,14 +220,9 @@ def _check_enough(episodes: int, failure_margin: float, certified: Certified | N
         return
     # Rounded up: what the sentence asks for has to be enough.
     shown = Context(prec=3, rounding=ROUND_CEILING).create_decimal(least)
-    most = MOST_EPISODES if certified is None else certified.declaration.episodes
     needed = episodes_for_failure_margin(failure_margin, CONFIDENCE)
-    if needed <= most:
-        remedy = f"give episodes at least {needed:,} or failure_margin at least {shown}"
-    elif certified is not None:
-        remedy = f"the policy's certificate has no more than {most:,}, so give failure_margin at least {shown}"
-    else:
-        remedy = f"give failure_margin at least {shown}"
+    can_have = needed <= (MOST_EPISODES if certified is None else certified.declaration.episodes)
+    remedy = f"give {f'episodes at least {needed:,} or ' if can_have else ''}failure_margin at least {shown}"
     raise ConfigError(
         f"{episodes:,} episodes are too few for failure_margin {failure_margin:g}, as even without a failure they "
         f"leave a doubt of {shown} about the failure rate: {remedy}."
