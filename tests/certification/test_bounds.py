@@ -13,7 +13,6 @@ from trpo_brax.certification.bounds import (
     cvar_lower,
     failure_probability_upper,
     quantile_lower,
-    smallest_sample_for_quantile,
 )
 
 
@@ -62,16 +61,14 @@ def test_quantile_rank_in_exact_fractions(probability: Fraction, failure: Fracti
         rank = exact_rank(count, probability, failure)
         bound = quantile_lower(rng.permutation(count) + 1.0, float(probability), 1.0 - float(failure))
         assert bound == (rank if rank else None), count
-        smallest = smallest_sample_for_quantile(float(probability), 1.0 - float(failure))
-        assert (count >= smallest) == (rank > 0)
+        assert (rank > 0) == ((1 - probability) ** count <= failure)
 
 
 def test_quantile_rank_counts_an_exact_tie() -> None:
     """P(Binomial(2, 1/2) < 1) = 1/4 exactly: the smallest of two is a bound on the median with confidence 3/4."""
     assert quantile_lower([5.0, 4.0], 0.5, 0.75) == 4.0
     assert quantile_lower([5.0, 4.0], 0.5, 0.7500001) is None
-    assert smallest_sample_for_quantile(0.5, 0.75) == 2
-    assert smallest_sample_for_quantile(0.05, 0.95) == 59
+    assert quantile_lower(np.ones(59), 0.05, 0.95) == 1.0 and quantile_lower(np.ones(58), 0.05, 0.95) is None
 
 
 def test_quantile_bound_is_an_observed_value_with_ties_and_infinities() -> None:
@@ -151,7 +148,6 @@ def test_confidence_must_be_inside_the_unit_interval(confidence: float) -> None:
     for bound in (
         lambda: failure_probability_upper(0, 10, confidence),
         lambda: quantile_lower([1.0], 0.5, confidence),
-        lambda: smallest_sample_for_quantile(0.5, confidence),
         lambda: cvar_lower([1.0, 2.0], 0.5, floor=0.0, confidence=confidence),
     ):
         with pytest.raises(ValueError, match="confidence must lie inside"):

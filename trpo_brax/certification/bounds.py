@@ -35,9 +35,9 @@ def quantile_lower(values: npt.ArrayLike, probability: float, confidence: float)
 
     q = inf {x: P(X <= x) >= probability}. The bound is the k-th smallest value, k the largest with
     P(Binomial(n, probability) >= k) >= confidence: the k-th smallest is above q only where fewer than k values fall at
-    or below q. It is exact up to the step from k to k + 1, ties included. None where n is below
-    `smallest_sample_for_quantile`. Values may be -inf, and so may the bound. Raises ValueError for a value that is not
-    a number.
+    or below q. It is exact up to the step from k to k + 1, ties included. None where (1 - probability)^n is above
+    1 - confidence: so few values bound nothing. Values may be -inf, and so may the bound. Raises ValueError for a value
+    that is not a number.
 
     Source: David and Nagaraja 2003, "Order Statistics", section 7.1.
     """
@@ -51,16 +51,6 @@ def quantile_lower(values: npt.ArrayLike, probability: float, confidence: float)
     below = binom.cdf(np.arange(array.size), array.size, probability)
     rank = int(np.count_nonzero(below <= 1.0 - confidence))
     return float(array[rank - 1]) if rank else None
-
-
-def smallest_sample_for_quantile(probability: float, confidence: float) -> int:
-    """Return the smallest n for which `quantile_lower` has a bound: (1 - probability)^n <= 1 - confidence."""
-    _check_inside_unit_interval("probability", probability)
-    _check_inside_unit_interval("confidence", confidence)
-    count = max(1, math.floor(math.log(1.0 - confidence) / math.log1p(-probability)))
-    while (1.0 - probability) ** count > 1.0 - confidence:
-        count += 1
-    return count
 
 
 def cvar_lower(

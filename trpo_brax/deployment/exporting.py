@@ -70,7 +70,8 @@ def export(
         UserError: the run, checkpoint or environment cannot be used.
     """
     require(format)
-    folder = Path(output) if output is not None else default_output(run, format)
+    default = run.path / ("export" if format == "onnx" else f"export-{format}")
+    folder = default if output is None else Path(output)
     check_output(folder, format)
     seed = run.check_seed(policy_seed)
     evaluator = Evaluator(run, episodes=_EPISODES, checkpoint=checkpoint, policy_seeds=[seed], environment=environment)
@@ -106,11 +107,6 @@ def export(
     standalone = (Path(__file__).parent / "standalone_verify.py").read_bytes() if format == "onnx" else None
     write_artifact(folder, description, model, standalone)
     return Artifact(folder, description, notes)
-
-
-def default_output(run: Run, format: Format) -> Path:
-    """Return the folder in the run folder that an export goes to."""
-    return run.path / ("export" if format == "onnx" else f"export-{format}")
 
 
 def read_certificate(run: Run, fingerprint: str) -> tuple[dict[str, Any] | None, tuple[str, ...]]:

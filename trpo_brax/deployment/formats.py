@@ -77,7 +77,7 @@ def _to_onnx(policy: Policy) -> bytes:
         with jax.ensure_compile_time_eval():
             return policy(observation)
 
-    with _silent("jax2onnx", "onnx_ir"):
+    with _silent():
         try:
             model = jax2onnx.to_onnx(
                 observation_to_action,
@@ -140,20 +140,18 @@ def _stablehlo_actor(model: bytes) -> Act:
 
 def _imported(module: str) -> Any:
     try:
-        with _silent("jax2onnx"):
+        with _silent():
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ArtifactError(f'{module} is not installed: pip install "trpo-brax[export]".') from error
 
 
 @contextlib.contextmanager
-def _silent(*loggers: str) -> Iterator[None]:
+def _silent() -> Iterator[None]:
     """Keep quiet what a converter logs of operations that no policy has."""
-    levels = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        logging.disable(level)

@@ -37,16 +37,15 @@ def choose_platform() -> str:
     asked = os.environ.get("MUJOCO_GL", "").strip().lower()
     if asked in _LEFT_OPEN:
         candidates = ("cgl", "glfw") if sys.platform == "darwin" else ("egl", "osmesa")
-        found = next((platform for platform in candidates if _draws(platform)), None)
-        if found is None:
-            raise RenderingError(f"there is no renderer here: install {_LIBRARIES}, or name another one by MUJOCO_GL.")
-        return found
-    platform = "glfw" if asked == "glx" else asked
-    if not _draws(platform):
-        raise RenderingError(
-            f"MuJoCo cannot draw with MUJOCO_GL={asked}: unset it, or set it to egl or osmesa and install {_LIBRARIES}."
-        )
-    return platform
+        refusal = f"there is no renderer here: install {_LIBRARIES}, or name another one by MUJOCO_GL."
+    else:
+        candidates = ("glfw" if asked == "glx" else asked,)
+        remedy = f"unset it, or set it to egl or osmesa and install {_LIBRARIES}."
+        refusal = f"MuJoCo cannot draw with MUJOCO_GL={asked}: {remedy}"
+    for platform in candidates:
+        if _draws(platform):
+            return platform
+    raise RenderingError(refusal)
 
 
 def _draws(platform: str) -> bool:
