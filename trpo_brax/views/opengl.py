@@ -36,7 +36,7 @@ def choose_platform() -> str:
     """
     asked = os.environ.get("MUJOCO_GL", "").strip().lower()
     if asked in _LEFT_OPEN:
-        candidates = ("cgl", "glfw") if sys.platform == "darwin" else ("egl", "osmesa")
+        candidates: tuple[str, ...] = ("cgl", "glfw") if sys.platform == "darwin" else ("egl", "osmesa")
         refusal = f"there is no renderer here: install {_LIBRARIES}, or name another one by MUJOCO_GL."
     else:
         candidates = ("glfw" if asked == "glx" else asked,)
