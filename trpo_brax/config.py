@@ -200,6 +200,19 @@ class Config(Checked):
         """The seeds trained."""
         return range(self.seed, self.seed + self.num_seeds)
 
+    def check_seed(self, policy_seed: int | None) -> int:
+        """Return the seed whose policy is meant, the first by default.
+
+        Raises:
+            ConfigError: there is no such seed.
+        """
+        if policy_seed is None:
+            return self.seed
+        if policy_seed not in self.seeds:
+            span = f"{self.seed}" if self.num_seeds == 1 else f"{self.seed} to {self.seeds[-1]}"
+            raise ConfigError(f"policy_seed must be one of the run's seeds, {span}, not {policy_seed}.")
+        return policy_seed
+
     @property
     def steps_per_iteration(self) -> int:
         """Control steps in one iteration's batch of one seed."""

@@ -24,7 +24,7 @@ from tests.tiny_environments import (
 )
 from trpo_brax.config import RolloutConfig
 from trpo_brax.environments import Task, environment_name, own_task
-from trpo_brax.environments.check import CHUNK, NUM_ENVS, Finding, check_environment, format_findings
+from trpo_brax.environments.check import CHUNK, NUM_ENVS, Finding, check_environment
 
 
 @functools.cache
@@ -136,7 +136,7 @@ def test_every_finding_is_one_sentence() -> None:
 
 def test_findings_are_printed_one_a_line() -> None:
     findings = [Finding("ok", "resets", "they differ."), Finding("warning", "ends", "never.")]
-    assert format_findings(findings) == "ok       resets: they differ.\nwarning  ends: never."
+    assert [*map(str, findings)] == ["ok       resets: they differ.", "warning  ends: never."]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_best_is_by_evaluation(evaluated: Run) -> None:
     ranked = {
         row["iteration"]: row["evaluation_return_mean"] for row in evaluated.metrics() if not row["iteration"] % 2
     }
-    assert evaluated.resolve("best") == max(ranked, key=lambda iteration: ranked[iteration])
+    assert evaluated.checkpoints.resolve("best") == max(ranked, key=lambda iteration: ranked[iteration])
 
 
 def test_a_run_resumed_without_evaluations_is_ranked_by_training_again(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_run_resumed_without_evaluations_is_ranked_by_training_again(tmp_path:
         rows = [row for row in run.metrics() if beat - 1 <= row["iteration"] <= beat and row["episodes"]]
         weights = [row["episodes"] for row in rows]
         means[beat] = np.average([row["episode_return_mean"] for row in rows], weights=weights)
-    assert run.resolve("best") == max(means, key=lambda beat: means[beat])
+    assert run.checkpoints.resolve("best") == max(means, key=lambda beat: means[beat])
 
 
 @pytest.mark.parametrize(("every", "wanted"), [(3, [2, 3, 4]), (100, [2, 4])])

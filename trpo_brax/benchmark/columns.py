@@ -27,10 +27,7 @@ class Columns:
 
     def rates(self) -> dict[str, tuple[float, float, float]]:
         """Return lowest, median and highest control steps a second of each column."""
-        return {
-            name: samples.rates(self.steps)
-            for name, samples in (("physics", self.physics), ("rollout", self.rollout), ("training", self.training))
-        }
+        return {name: getattr(self, name).rates(self.steps) for name in ("physics", "rollout", "training")}
 
     @property
     def rollout_to_physics(self) -> float:
@@ -46,24 +43,20 @@ class Columns:
 def measure_columns(bench: Workbench, repeats: int) -> Columns:
     """Time physics, rollout and training in turn."""
     random_walk, state, actions = physics(bench)
+    trained = bench.program.initial_state()
+
+    def train() -> Any:
+        # On the state that the last iteration left, as in a run.
+        nonlocal trained
+        trained, metrics = bench.program.run(trained, 1)
+        return trained, metrics
+
     pieces: dict[str, Callable[[], Any]] = {
         "physics": lambda: random_walk(state, actions),
         "rollout": lambda: bench.gather(bench.state),
-        "training": _Training(bench),
+        "training": train,
     }
     return Columns(bench.config.steps_per_iteration, **interleave(pieces, repeats))
-
-
-class _Training:
-    """One iteration a call, each on the state that the last one left, as in a run."""
-
-    def __init__(self, bench: Workbench) -> None:
-        self._program = bench.program
-        self._state = bench.program.initial_state()
-
-    def __call__(self) -> Any:
-        self._state, metrics = self._program.run(self._state, 1)
-        return self._state, metrics
 
 
 def physics(bench: Workbench) -> tuple[Callable[[Any, jax.Array], Any], Any, jax.Array]:

@@ -58,7 +58,6 @@ class BenchmarkReport:
             "cg_iterations": self.parts.cg_iterations,
             "line_search_trials": self.parts.line_search_trials,
             "fisher_product_forward_passes": self.fisher_product_forward_passes,
-            "fisher_product_forward_passes_by_time": self.parts.product_in_forward_passes,
             "first_iteration_seconds": self.first_iteration_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
@@ -96,7 +95,6 @@ class BenchmarkReport:
         start = (self.first_iteration_seconds or {}).items()
         rows = [
             ("a Fisher product's operations, in forward passes", f"{self.fisher_product_forward_passes:.3f}"),
-            ("its time, in forward passes", f"{self.parts.product_in_forward_passes:.3f}"),
             *((f"first iteration, {name} cache", f"{seconds:.1f} s") for name, seconds in start),
             ("memory of the program, on all devices", f"{self.peak_memory_bytes / 2**20:,.1f} MiB"),
         ]

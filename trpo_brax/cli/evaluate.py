@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import EpisodeArguments
-from trpo_brax.cli.parsing import parse
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
 
@@ -31,21 +29,9 @@ class EvaluateArguments(EpisodeArguments):
     """Print one JSON object and nothing else on standard output."""
 
 
-def evaluate(words: list[str]) -> int:
-    """Run `trpo-brax evaluate` and return its exit status."""
-    arguments = parse(EvaluateArguments, words, "evaluate")
-    # An environment's author may print: standard output is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        report = _report(arguments)
-    if arguments.json:
-        print(json.dumps(report, allow_nan=False))
-        return 0
-    for name, value in report.items():
-        print(f"{name.replace('_', ' '):20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}")
-    return 0
-
-
-def _report(arguments: EvaluateArguments) -> dict[str, Any]:
+@command(EvaluateArguments)
+def evaluate(arguments: EvaluateArguments) -> Answer:
+    """Run `trpo-brax evaluate`."""
     console = Console(sys.stderr)
     from trpo_brax.evaluation import Failure, Watcher, summarize
     from trpo_brax.runs.evaluator import check_episodes
@@ -63,7 +49,12 @@ def _report(arguments: EvaluateArguments) -> dict[str, Any]:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     if arguments.output is not None:
         write_episodes(Path(arguments.output), episodes, failure, arguments.seed)
-    return summarize(episodes, failure).to_dict()
+    report = summarize(episodes, failure).to_dict()
+    lines = [
+        f"{name.replace('_', ' '):20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}"
+        for name, value in report.items()
+    ]
+    return Answer(lines, report)
 
 
 def write_episodes(file: Path, episodes: Episodes, failure: Failure, seed: int) -> None:

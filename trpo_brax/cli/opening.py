@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +39,6 @@ def open_run(path: str, environment: str | None, platform: Platform, parallel: i
     Raises:
         UserError: one of them cannot be used.
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from trpo_brax.environments import load_environment
     from trpo_brax.host.devices import prepare, usable_cores
     from trpo_brax.runs.run import Run
@@ -92,7 +90,7 @@ class EpisodeArguments(PolicyArguments):
             opened.run,
             episodes=self.episodes,
             checkpoint=self.checkpoint,
-            policy_seeds=[opened.run.check_seed(self.policy_seed)],
+            policy_seeds=[opened.run.config.check_seed(self.policy_seed)],
             stochastic=self.stochastic,
             environment=opened.environment,
         )

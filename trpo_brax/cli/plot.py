@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from trpo_brax.checked import Checked, Count
-from trpo_brax.cli.parsing import parse
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.errors import ConfigError, UserError
 
 
@@ -33,9 +33,9 @@ class PlotArguments(Checked):
     """Draw the mean over the episodes of so many iterations; 1: of each by itself."""
 
 
-def plot(words: list[str]) -> int:
-    """Run `trpo-brax plot` and return its exit status."""
-    arguments = parse(PlotArguments, words, "plot")
+@command(PlotArguments)
+def plot(arguments: PlotArguments) -> Answer:
+    """Run `trpo-brax plot`."""
     if not arguments.runs:
         raise ConfigError("plot needs at least one RUN; see trpo-brax plot --help.")
     from trpo_brax.runs.folder import RunFolder
@@ -48,15 +48,13 @@ def plot(words: list[str]) -> int:
     runs = [RecordedRun(str(one.path), one.read_config(), read_metrics(one.metrics_file)) for one in folders]
     output = Path(arguments.output)
     table = None if arguments.table is None else Path(arguments.table)
-    for one in runs:
-        if not one.records:
-            print(f"{one.name} has no iterations yet.")
+    lines = [f"{one.name} has no iterations yet." for one in runs if not one.records]
     try:
         plot_groups(group_runs(runs), output, arguments.x, arguments.window, table)
-        print(output)
+        lines.append(str(output))
         if arguments.panels is not None:
             save_figure(training_figure(runs, arguments.x), Path(arguments.panels))
-            print(arguments.panels)
+            lines.append(arguments.panels)
     except OSError as error:
         raise UserError(f"{error.filename or arguments.output} cannot be written: {error.strerror}.") from error
-    return 0
+    return Answer(lines)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import EpisodeArguments
-from trpo_brax.cli.parsing import parse
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
 
@@ -32,18 +31,9 @@ class RenderArguments(EpisodeArguments):
     """Name of one of the model's cameras; by default one that keeps what moves in the picture."""
 
 
-def render(words: list[str]) -> int:
-    """Run `trpo-brax render` and return its exit status."""
-    arguments = parse(RenderArguments, words, "render")
-    # An environment's author may print: standard output is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        lines = _videos(arguments)
-    for line in lines:
-        print(line)
-    return 0
-
-
-def _videos(arguments: RenderArguments) -> list[str]:
+@command(RenderArguments)
+def render(arguments: RenderArguments) -> Answer:
+    """Run `trpo-brax render`."""
     console = Console(sys.stderr)
     from trpo_brax.evaluation import Watcher
     from trpo_brax.runs.evaluator import check_episodes
@@ -81,4 +71,4 @@ def _videos(arguments: RenderArguments) -> list[str]:
             clip.write(file, drawing, progress)
         reached = f"return {recording.episode.returns[0]:,.4g}, {ending(recording.episode)}"
         lines.append(f"{which:8}{reached}, episode {index}: {file}")
-    return [*lines, "The worst one is the one to watch: an average does not show it."]
+    return Answer([*lines, "The worst one is the one to watch: an average does not show it."])

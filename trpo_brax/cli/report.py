@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from trpo_brax.cli.parsing import parse
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.errors import UserError
 
 
@@ -23,9 +23,9 @@ class ReportArguments:
     """File to write; by default report.html in the run folder."""
 
 
-def report(words: list[str]) -> int:
-    """Run `trpo-brax report` and return its exit status."""
-    arguments = parse(ReportArguments, words, "report")
+@command(ReportArguments)
+def report(arguments: ReportArguments) -> Answer:
+    """Run `trpo-brax report`."""
     from trpo_brax.runs.files import write_text
     from trpo_brax.views.report import report_page
 
@@ -35,5 +35,4 @@ def report(words: list[str]) -> int:
         write_text(output, page)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror}.") from error
-    print(output)
-    return 0
+    return Answer([str(output)])

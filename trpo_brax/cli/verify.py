@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
 from trpo_brax.certification.settings import Listener
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import open_run
-from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Platform
 from trpo_brax.host.console import Console
-
-if TYPE_CHECKING:
-    from trpo_brax.deployment import Verification
 
 
 @dataclass(frozen=True)
@@ -47,36 +42,16 @@ class VerifyArguments:
     """Print one JSON object and nothing else on standard output."""
 
 
-def verify(words: list[str]) -> int:
-    """Run `trpo-brax verify` and return its exit status."""
-    arguments = parse(VerifyArguments, words, "verify")
-    # An environment's author may print: standard output is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        verification = _verification(arguments)
-    if arguments.json:
-        print(json.dumps(verification.to_dict(), allow_nan=False))
-    else:
-        for finding in verification.findings:
-            print(f"{'passed' if finding.passed else 'FAILED':8}{finding.name:28}{finding.sentence}")
-        loop = verification.closed_loop
-        if loop is not None:
-            if loop.statements_note is not None:
-                print(f"{'':8}{'certificate':28}{loop.statements_note}")
-            p_value = loop.same_distribution_p_value
-            told = "not available" if p_value is None else f"{p_value:.3g}"
-            print(f"{'':8}{'same distribution':28}Kolmogorov-Smirnov p-value {told}, reported only")
-        print("passed" if verification.passed else "FAILED")
-    return 0 if verification.passed else 1
-
-
-def _verification(arguments: VerifyArguments) -> Verification:
+@command(VerifyArguments)
+def verify(arguments: VerifyArguments) -> Answer:
+    """Run `trpo-brax verify`."""
     console = Console(sys.stderr)
     opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.episodes or 1000, console)
     from trpo_brax.deployment import Artifact
     from trpo_brax.deployment import verify as verify_policy
 
     artifact = Artifact.load(arguments.artifact)
-    return verify_policy(
+    verification = verify_policy(
         artifact,
         opened.run,
         episodes=arguments.episodes,
@@ -87,3 +62,15 @@ def _verification(arguments: VerifyArguments) -> Verification:
         environment=opened.environment,
         listener=Listener(counting=console.counting, note=console.note),
     )
+    lines = [
+        f"{'passed' if finding.passed else 'FAILED':8}{finding.name:28}{finding.sentence}"
+        for finding in verification.findings
+    ]
+    if (loop := verification.closed_loop) is not None:
+        if loop.statements_note is not None:
+            lines.append(f"{'':8}{'certificate':28}{loop.statements_note}")
+        p_value = loop.same_distribution_p_value
+        told = "not available" if p_value is None else f"{p_value:.3g}"
+        lines.append(f"{'':8}{'same distribution':28}Kolmogorov-Smirnov p-value {told}, reported only")
+    lines.append("passed" if verification.passed else "FAILED")
+    return Answer(lines, verification.to_dict(), 0 if verification.passed else 1)

@@ -71,7 +71,7 @@ def export(
     require(format)
     folder = Path(output) if output is not None else default_output(run, format)
     check_output(folder, format)
-    seed = run.check_seed(policy_seed)
+    seed = run.config.check_seed(policy_seed)
     evaluator = Evaluator(run, episodes=_EPISODES, checkpoint=checkpoint, policy_seeds=[seed], environment=environment)
     policy, iteration, task = evaluator.policies[seed], evaluator.iterations[seed], evaluator.task
     reference = policy_act(policy)
@@ -95,7 +95,7 @@ def export(
         control_period_seconds=_control_period(task, run.config.rollout.action_repeat),
         action_repeat=run.config.rollout.action_repeat,
         checkpoint_iteration=iteration,
-        checkpoint_sha256=run.checkpoint_hash(iteration),
+        checkpoint_sha256=run.checkpoints.hash(iteration),
         policy_seed=seed,
         versions={package: package_version(package) for package in _PACKAGES},
         golden_observations=observations,

@@ -84,7 +84,7 @@ def verify(
     listener = listener or Listener()
     _check_positive(margin=margin, failure_margin=failure_margin, tolerance=tolerance)
     description = artifact.description
-    seed = run.check_seed(description.policy_seed)
+    seed = run.config.check_seed(description.policy_seed)
     which = description.checkpoint_iteration if checkpoint is None else checkpoint
     policy = run.policy(which, policy_seed=seed)
     fingerprint = policy.fingerprint()

@@ -36,6 +36,9 @@ class Finding:
     topic: str
     sentence: str
 
+    def __str__(self) -> str:
+        return f"{self.level:8} {self.topic}: {self.sentence}"
+
 
 class Record(NamedTuple):
     """What happened, row 0 being the reset; all leaves are NumPy arrays that lead with [1 + T, N]."""
@@ -122,11 +125,6 @@ def check_environment(task: Task, *, episode_length: int = 1000, seconds: float 
         _observation_scale(random),
         Finding("ok", "speed", speed),
     ]
-
-
-def format_findings(findings: list[Finding]) -> str:
-    """Return one line of text per finding."""
-    return "\n".join(f"{finding.level:8} {finding.topic}: {finding.sentence}" for finding in findings)
 
 
 def _structure(task: Task) -> list[Finding]:

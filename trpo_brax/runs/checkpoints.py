@@ -75,8 +75,10 @@ class Checkpoints:
         """Return the iteration meant by `latest`, `best` (of a seed, by default the first) or a number.
 
         Raises:
+            ConfigError: the run has no such seed.
             CheckpointError: there is no such checkpoint; the sentence lists those there are.
         """
+        seed = self._config.check_seed(seed)
         known = self.iterations()
         if not known:
             raise CheckpointError(f"{self._directory} holds no complete checkpoint.")
@@ -86,7 +88,6 @@ class Checkpoints:
                 raise DamagedCheckpointError(f"checkpoint {self._folder(newest)} is damaged: it has no {MANIFEST}.")
             return known[-1]
         if which == "best":
-            seed = self._config.seed if seed is None else seed
             # Before any episode has ended there is nothing to rank by; the latest is as good as any.
             return max((self.rank(step, seed) or (False, -math.inf), step) for step in known)[1]
         if not str(which).isdecimal():
@@ -156,6 +157,7 @@ class Checkpoints:
             seed: which of the run's; by default the first.
 
         Raises:
+            ConfigError: the run has no such seed.
             DamagedCheckpointError: it is not what was written.
             CheckpointError: it does not fit, or cannot be read.
         """
@@ -179,7 +181,7 @@ class Checkpoints:
         arrays = self._read(iteration, {"policy": named})
         restored = jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in named])
         if axis:
-            position = 0 if seed is None else seeds.index(seed)
+            position = seeds.index(self._config.check_seed(seed))
             restored = jax.tree.map(lambda leaf: leaf[position], restored)
         return restored["policy"], restored["statistics"]
 
@@ -220,7 +222,7 @@ class Checkpoints:
         return self._directory / str(iteration)
 
     def hash(self, iteration: int) -> str:
-        """Return the SHA-256 of a checkpoint's manifest.
+        """Return the SHA-256, in hexadecimal, of a checkpoint's manifest, which holds that of each of its files.
 
         Raises:
             CheckpointError: it cannot be read.

@@ -61,9 +61,9 @@ class Evaluator:
         worlds: Callable[[Task, Any], Task] | None = None,
     ) -> None:
         check_episodes(episodes)
-        seeds = run.config.seeds if policy_seeds is None else [run.check_seed(seed) for seed in policy_seeds]
+        seeds = run.config.seeds if policy_seeds is None else [run.config.check_seed(seed) for seed in policy_seeds]
         self.task = task = run.task(environment)
-        self.iterations = {seed: run.resolve(checkpoint, policy_seed=seed) for seed in seeds}
+        self.iterations = {seed: run.checkpoints.resolve(checkpoint, seed) for seed in seeds}
         """Of the checkpoint of each seed."""
         self.policies: dict[int, Policy] = {
             seed: run.policy(iteration, policy_seed=seed) for seed, iteration in self.iterations.items()
@@ -207,7 +207,7 @@ def evaluate(
         run,
         episodes=episodes,
         checkpoint=checkpoint,
-        policy_seeds=[run.check_seed(policy_seed)],
+        policy_seeds=[run.config.check_seed(policy_seed)],
         stochastic=stochastic,
         environment=environment,
     )
