@@ -210,8 +210,8 @@ def test_many_systems_at_once_are_each_solved_alone(float64: None) -> None:
     systems = [random_system(7, condition, seed) for seed, condition in enumerate([1.0, 1e1, 1e3])]
     matrices = np.stack([matrix for matrix, _ in systems] + [np.eye(7), -np.eye(7)])
     vectors = np.stack([b for _, b in systems] + [np.zeros(7), np.ones(7)])
-    solve_all: Callable[..., ConjugateGradientResult] = jax.vmap(solve_dense, in_axes=(0, 0, None, None, None))
-    together = solve_all(jnp.asarray(matrices), jnp.asarray(vectors), 50, 1e-8, 0.0)
+    solve_all: Callable[..., ConjugateGradientResult] = jax.vmap(solve_dense, in_axes=(0, 0, None, None))
+    together = solve_all(jnp.asarray(matrices), jnp.asarray(vectors), 50, 1e-8)
     assert together.iterations[0] < together.iterations[1] < together.iterations[2]
     for lane, (matrix, b) in enumerate(zip(matrices, vectors, strict=True)):
         alone = solve(matrix, b, max_iterations=50, tolerance=1e-8)
