@@ -1,4 +1,4 @@
-"""Settings every test shares: several CPU devices, and one compilation cache for all workers."""
+"""Settings every test shares: several CPU devices, quick compilation, and one compilation cache for all workers."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,10 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tiny programs take ten times longer to compile than to run, and without optimisations a fifth of that. Subprocesses
+# inherit both settings. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what a user's run is compiled to.
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 import jax
 
