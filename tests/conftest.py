@@ -18,4 +18,4 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-from tests.tiny_programs import point_mass, programs  # noqa: E402, F401
+from tests.tiny_programs import _shared_programs, point_mass, programs  # noqa: E402, F401

@@ -16,7 +16,7 @@ import pytest
 
 import trpo_brax as tb
 from tests.tiny_environments import Fault, Faulty, PointMass
-from tests.tiny_programs import assert_bit_identical, tiny_config
+from tests.tiny_programs import assert_bit_identical, shared_program, tiny_config
 from trpo_brax.environments.making import make_task
 from trpo_brax.errors import RunFolderError
 from trpo_brax.host.console import Console
@@ -32,7 +32,7 @@ def total(iterations: int) -> int:
 
 def last_state(run: tb.Run) -> Any:
     """Return the whole TrainState of a run's last checkpoint."""
-    program = Program(run.config, make_task(run.config, PointMass()), jax.devices()[:1])
+    program = shared_program(run.config, make_task(run.config, PointMass()), jax.devices()[:1])
     checkpoints = Checkpoints(run.path / "checkpoints", run.config)
     state = checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
     return jax.device_get(state)
