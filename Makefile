@@ -41,7 +41,7 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/python -m pytest -m slow --timeout 3600
-	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" \
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
 	  $(addprefix tests/,algorithm learner training runs integration)
 
 check: .venv/installed-dev

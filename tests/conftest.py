@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 # Before JAX is imported: it reads these once. Four devices on fewer cores are slower, and just as correct.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,3 +21,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 from tests.tiny_programs import _shared_programs, point_mass, programs  # noqa: E402, F401
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that no worker is left alone with them in the end."""
+    items.sort(key=lambda item: not {"integration", "training"} & set(item.path.parts))
