@@ -120,11 +120,11 @@ def _nested(cls: type[Checked], data: Any, where: str, may_lack: str | None) -> 
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ', did you mean ...?'-style words for the names nearest to `name`, or the known ones if none is near."""
+    """Return '; did you mean ...' for the names nearest to `name`, or the known ones if none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     if near:
-        return f"; did you mean {' or '.join(near)}?".rstrip("?")
+        return f"; did you mean {' or '.join(near)}"
     return f"; known are {', '.join(names)}" if len(names) <= 20 else ""
 
 
@@ -145,8 +145,6 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
             return None
         inner = next(member for member in get_args(hint) if member is not type(None))
         return _checked_value(name, value, Annotated[inner, bounds] if bounds else inner)
-    if get_origin(hint) is Annotated:
-        return _checked_value(name, value, hint)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             choices = get_args(hint)

@@ -135,11 +135,11 @@ class RecordConfig(Checked):
     """Iterations between checkpoints; there is always one at the end."""
     checkpoints_to_keep: Annotated[int, Count(1), MAY_CHANGE] = 3
     """Latest checkpoints kept, besides the best: by evaluation return with eval_every, else by training return."""
-    final_evaluation_episodes: Annotated[int, Count(0), MAY_CHANGE] = 128
+    final_evaluation_episodes: Annotated[int, Bounds(0, 10**6), MAY_CHANGE] = 128
     """Episodes of the last policy, acting by its mode, evaluated when training has finished; 0: none."""
     eval_every: Annotated[int, Count(0), MAY_CHANGE] = 0
     """Iterations between evaluations of the policy's mode, and one at each checkpoint; 0: none before the end."""
-    eval_episodes: Annotated[int, Count(1), MAY_CHANGE] = 128
+    eval_episodes: Annotated[int, Bounds(1, 10**6), MAY_CHANGE] = 128
     """Episodes of each of those evaluations."""
 
 
@@ -149,7 +149,7 @@ class RuntimeConfig(Checked):
 
     platform: Annotated[Platform, MAY_CHANGE] = "auto"
     """auto: what JAX finds; cpu; gpu: fail where there is none."""
-    cpu_devices: Annotated[int | None, AtLeast(1), MAY_CHANGE] = None
+    cpu_devices: Annotated[int | None, Bounds(1, 4096), MAY_CHANGE] = None
     """CPU devices of a process to shard environments over; by default what divides num_envs, up to the usable cores."""
     coordinator: Annotated[str | None, MAY_CHANGE] = None
     """HOST:PORT of process 0, where several processes train one run; srun needs none of these three."""
@@ -179,7 +179,7 @@ class Config(Checked):
     """An environment of your own instead of the task, as package.module:Class of a brax.envs.Env."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of every random draw of the run; of the first one, where there are several."""
-    num_seeds: Annotated[int, Count(1)] = 1
+    num_seeds: Annotated[int, Bounds(1, 10_000)] = 1
     """Independent runs trained side by side in one compiled program, with the seeds seed, seed + 1, ..."""
     total_steps: Annotated[int, Bounds(1, 10**18), MAY_CHANGE] = 1_000_000
     """Control steps to train each seed for, summed over environments; rounded up to whole iterations."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tiny_environments import History, PointMass
 from tests.tiny_programs import tiny_config
-from trpo_brax.benchmark.columns import Columns, _Training, measure_columns, physics
+from trpo_brax.benchmark.columns import Columns, measure_columns, physics, training
 from trpo_brax.benchmark.timing import Samples
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.environments import own_task
@@ -46,7 +46,7 @@ def test_actions_differ_between_environments_and_steps_and_fill_their_bounds(wor
 
 
 def test_a_call_of_training_is_one_iteration_on_what_the_last_one_left(workbench: Workbench) -> None:
-    train = _Training(workbench)
+    train = training(workbench)
     assert [int(train()[0].iteration) for _ in range(3)] == [1, 2, 3]
 
 

@@ -6,9 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from trpo_brax.diagnosis.trends import column, has_risen, lasting, noise, rank_correlation, window
+from trpo_brax.diagnosis.trends import column, has_risen, lasting, noise, window
 
 
 def so(text: str) -> np.ndarray:
@@ -99,13 +98,6 @@ class TestRisen:
         generator = np.random.default_rng(1)
         seen = [has_risen(np.linspace(0, 5, rows) + generator.standard_normal(rows)) for _ in range(200)]
         assert np.mean(seen) > 0.95
-
-    def test_rank_correlation_is_spearmans(self) -> None:
-        generator = np.random.default_rng(2)
-        for values in (generator.normal(size=30), generator.integers(0, 4, 30).astype(float), np.arange(7.0)):
-            wanted = stats.spearmanr(np.arange(values.size), values).statistic
-            assert rank_correlation(values) == pytest.approx(wanted, abs=1e-12)
-        assert rank_correlation(np.full(10, 2.0)) == 0.0
 
     def test_noise_is_the_standard_deviation_whatever_the_trend_and_the_outliers(self) -> None:
         values = 3.0 * np.random.default_rng(3).standard_normal(20_000)

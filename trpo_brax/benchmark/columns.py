@@ -43,20 +43,24 @@ class Columns:
 def measure_columns(bench: Workbench, repeats: int) -> Columns:
     """Time physics, rollout and training in turn."""
     random_walk, state, actions = physics(bench)
-    trained = bench.program.initial_state()
-
-    def train() -> Any:
-        # On the state that the last iteration left, as in a run.
-        nonlocal trained
-        trained, metrics = bench.program.run(trained, 1)
-        return trained, metrics
-
     pieces: dict[str, Callable[[], Any]] = {
         "physics": lambda: random_walk(state, actions),
         "rollout": lambda: bench.gather(bench.state),
-        "training": train,
+        "training": training(bench),
     }
     return Columns(bench.config.steps_per_iteration, **interleave(pieces, repeats))
+
+
+def training(bench: Workbench) -> Callable[[], Any]:
+    """Return one iteration a call, each on the state that the last one left, as in a run."""
+    state = bench.program.initial_state()
+
+    def iterate() -> Any:
+        nonlocal state
+        state, metrics = bench.program.run(state, 1)
+        return state, metrics
+
+    return iterate
 
 
 def physics(bench: Workbench) -> tuple[Callable[[Any, jax.Array], Any], Any, jax.Array]:

@@ -43,8 +43,8 @@ def evaluate(arguments: EvaluateArguments) -> Answer:
         raise UserError(f"output must be a file that ends in .npz, not {arguments.output}.")
     if arguments.output is not None and not Path(arguments.output).absolute().parent.is_dir():
         raise UserError(f"{arguments.output} cannot be written: there is no such folder.")
-    opened = arguments.open(arguments.episodes, console)
-    evaluator = arguments.evaluator(opened)
+    run, environment = arguments.open(arguments.episodes, console)
+    evaluator = arguments.evaluator(run, environment)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     if arguments.output is not None:

@@ -18,15 +18,9 @@ if TYPE_CHECKING:
     from trpo_brax.runs.run import Run
 
 
-@dataclass(frozen=True)
-class OpenedRun:
-    """A run, and the environment of the user's own, if it was given."""
-
-    run: Run
-    environment: Env | None
-
-
-def open_run(path: str, environment: str | None, platform: Platform, parallel: int, console: Console) -> OpenedRun:
+def open_run(
+    path: str, environment: str | None, platform: Platform, parallel: int, console: Console
+) -> tuple[Run, Env | None]:
     """Open a run folder, choose JAX's devices and import the user's environment.
 
     Args:
@@ -35,6 +29,9 @@ def open_run(path: str, environment: str | None, platform: Platform, parallel: i
         platform: as in `RuntimeConfig`.
         parallel: how many environments there are to be spread over the devices.
         console: told what the choice of devices has to say.
+
+    Returns:
+        The run, and the environment of the user's own, if it was given.
 
     Raises:
         UserError: one of them cannot be used.
@@ -48,7 +45,7 @@ def open_run(path: str, environment: str | None, platform: Platform, parallel: i
     own = load_environment(environment) if environment else None
     # What cannot work is said before anything slow is begun.
     run.task(own)
-    return OpenedRun(run, own)
+    return run, own
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class PolicyArguments:
     platform: Platform = "auto"
     """auto: what JAX finds; cpu; gpu: fail where there is none."""
 
-    def open(self, parallel: int, console: Console) -> OpenedRun:
+    def open(self, parallel: int, console: Console) -> tuple[Run, Env | None]:
         """Return the run by `open_run`."""
         return open_run(self.run, self.environment, self.platform, parallel, console)
 
@@ -82,15 +79,15 @@ class EpisodeArguments(PolicyArguments):
     seed: int = 0
     """Seed of the episodes; no training draws from the same stream."""
 
-    def evaluator(self, opened: OpenedRun) -> Evaluator:
-        """Return what runs them."""
+    def evaluator(self, run: Run, environment: Env | None) -> Evaluator:
+        """Return what runs them, of what `open` returned."""
         from trpo_brax.runs.evaluator import Evaluator
 
         return Evaluator(
-            opened.run,
+            run,
             episodes=self.episodes,
             checkpoint=self.checkpoint,
-            policy_seeds=[opened.run.config.check_seed(self.policy_seed)],
+            policy_seeds=[run.config.check_seed(self.policy_seed)],
             stochastic=self.stochastic,
-            environment=opened.environment,
+            environment=environment,
         )

@@ -46,20 +46,22 @@ class VerifyArguments:
 def verify(arguments: VerifyArguments) -> Answer:
     """Run `trpo-brax verify`."""
     console = Console(sys.stderr)
-    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.episodes or 1000, console)
+    run, environment = open_run(
+        arguments.run, arguments.environment, arguments.platform, arguments.episodes or 1000, console
+    )
     from trpo_brax.deployment import Artifact
     from trpo_brax.deployment import verify as verify_policy
 
     artifact = Artifact.load(arguments.artifact)
     verification = verify_policy(
         artifact,
-        opened.run,
+        run,
         episodes=arguments.episodes,
         margin=arguments.margin,
         failure_margin=arguments.failure_margin,
         tolerance=arguments.tolerance,
         checkpoint=arguments.checkpoint,
-        environment=opened.environment,
+        environment=environment,
         listener=Listener(counting=console.counting, note=console.note),
     )
     lines = [

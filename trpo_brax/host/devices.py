@@ -104,9 +104,6 @@ def _configure_determinism(started: bool) -> None:
 
     It excludes operations whose order is left to chance, and autotuning, which picks kernels by a race. XLA reads
     XLA_FLAGS once, when the first backend starts.
-
-    Raises:
-        UserError: that has happened already on a GPU, or XLA_FLAGS says the contrary.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _DETERMINISTIC in flags.split():

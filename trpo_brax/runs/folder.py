@@ -12,19 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trpo_brax.config import Config, from_dict, override, to_dict, walk
+from trpo_brax.config import Config, from_dict, override, to_dict
 from trpo_brax.errors import ConfigError, RunFolderError
-from trpo_brax.runs.files import (
-    one_line,
-    read_json,
-    write_json,
-)
+from trpo_brax.runs.files import one_line, read_json, write_json
 
 _MOST_PROVENANCE_BYTES = 32 << 20
 _MOST_ENTRIES = 1_000_000
 _MOST_DEPTH = 16
-_MOST = {"num_seeds": 10_000, "cpu_devices": 4096, "final_evaluation_episodes": 1_000_000, "eval_episodes": 1_000_000}
-"""What needs memory by itself, before anything is known of what it would take."""
 _NAME = re.compile(r"[\w.:<>-]*")
 
 
@@ -95,10 +89,6 @@ class RunFolder:
         # Names stand in messages and in pictures, where a dollar sign begins a formula.
         if not all(_NAME.fullmatch(name) for name in (config.task, config.environment or "")):
             raise RunFolderError(f"{self.config_file} names a task or an environment as none can be named.")
-        values = {name: value for name, value, _ in walk(config)}
-        for name, most in _MOST.items():
-            if (values[name] or 0) > most:
-                raise RunFolderError(f"{self.config_file} asks for {name} {values[name]}; at most {most} is believed.")
         cache = "none" if config.runtime.compilation_cache == "none" else "auto"
         return override(config, coordinator=None, num_processes=None, process_id=None, compilation_cache=cache)
 
@@ -183,18 +173,21 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     file.unlink(missing_ok=True)
 
-    def set_aside(self, file: Path) -> Path:
-        """Move a file into `quarantine/`, and return where it is now.
+    def set_aside(self, damaged: Path) -> Path:
+        """Move a file, or a checkpoint's folder, into `quarantine/`, and return where it is now.
 
         Raises:
-            OSError: it cannot be moved.
+            RunFolderError: it cannot be moved.
         """
-        self.quarantine.mkdir(exist_ok=True)
-        target, taken = self.quarantine / file.name, 1
+        target, taken = self.quarantine / damaged.name, 1
         while os.path.lexists(target):
             taken += 1
-            target = self.quarantine / f"{file.name}.{taken}"
-        return file.rename(target)
+            target = self.quarantine / f"{damaged.name}.{taken}"
+        try:
+            self.quarantine.mkdir(exist_ok=True)
+            return damaged.rename(target)
+        except OSError as error:
+            raise RunFolderError(f"{damaged} is damaged and cannot be moved away: {error.strerror}.") from error
 
 
 def default_run_dir(config: Config) -> Path:

@@ -7,7 +7,6 @@ to do harm is that nothing in it is ever executed, followed out of it, or read b
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trpo_brax.errors import CheckpointError, RunFolderError
-from trpo_brax.runs.files import one_line, open_plain, read_json
+from trpo_brax.runs.files import one_line, open_plain, read_json, write_json
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -32,11 +31,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         for name, path in _files(folder)
         if name != MANIFEST
     }
-    text = json.dumps({"format": _FORMAT, **facts, "files": files}, indent=1, allow_nan=False)
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(folder / MANIFEST, {"format": _FORMAT, **facts, "files": files})
 
 
 def manifest_hash(folder: Path) -> str:

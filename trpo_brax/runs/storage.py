@@ -95,6 +95,15 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     }
 
 
+def placed_leaves(like: Any, shardings: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shape, dtype and sharding of a tree's leaves under their dotted paths."""
+    return named_leaves(
+        jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like, shardings
+        )
+    )
+
+
 def first_line(error: BaseException) -> str:
     """Return what an exception says, in one line of bounded length."""
     text = str(error).strip() or type(error).__name__
@@ -102,11 +111,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _stored_names(folder: Path) -> list[str]:
-    """Return the names of the arrays that Orbax stored in a folder.
-
-    Raises:
-        ValueError: its list of them is not as our checkpoints have it; Orbax would read other files, or make up zeros.
-    """
+    """Return the names of stored arrays; of a list unlike ours Orbax would read other files, or make up zeros."""
     told = read_json(folder / "_METADATA")
     sound = told["use_ocdbt"] is True and not told["use_zarr3"] and told["store_array_data_equal_to_fill_value"] is True
     # Where this file is, Orbax takes arrays from it, as it once wrote them.
@@ -127,9 +132,6 @@ def _stored_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
 
     TensorStore parses the description of an array by recursion, and unpacks a chunk to whatever size that says a chunk
     has: one nested deeply would crash the process, and one of huge chunks take all of its memory.
-
-    Raises:
-        ValueError: an array is missing, or its description is none of ours.
     """
     base = {"driver": "file", "path": f"{folder}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
@@ -151,11 +153,7 @@ def _stored_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
 
 
 def _refuse_unbounded_index(folder: Path) -> None:
-    """Refuse a folder in which TensorStore's index of arrays unpacks to more than it can rightly hold.
-
-    Raises:
-        ValueError: it might.
-    """
+    """Refuse a folder in which TensorStore's index of arrays unpacks to more than it can rightly hold."""
     total = 0
     for path in folder.rglob("*"):
         if not path.is_file() or not path.stat().st_size:
@@ -170,13 +168,7 @@ def _refuse_unbounded_index(folder: Path) -> None:
 
 
 def _most_unpacked(data: mmap.mmap, at: int, enough: int) -> int:
-    """Return the most bytes that a Zstandard frame unpacks to (RFC 8878, 3.1.1), or more than `enough`.
-
-    Args:
-        data: holds it.
-        at: where it begins.
-        enough: not counted further.
-    """
+    """Return the most bytes that the Zstandard frame at `at` unpacks to (RFC 8878, 3.1.1), or more than `enough`."""
     flags = data[at + 4]
     whole, size_code = bool(flags & 0x20), flags >> 6
     size_bytes = 1 << size_code if size_code or whole else 0
