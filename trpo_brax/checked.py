@@ -1,6 +1,6 @@
 """Frozen dataclasses that reject what cannot work: bounds beside the types, trees to and from JSON.
 
-A field's bounds stand beside its type, as in `Annotated[int, AtLeast(1)]`, and are enforced by `Checked.__post_init__`.
+A field's bounds stand beside its type, as in `Annotated[int, Bounds(1)]`, and are enforced by `Checked.__post_init__`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,6 @@ class Bounds:
         low = f"{'greater than' if self.low_open else 'at least'} {self.low:.10g}"
         high = f"{'less than' if self.high_open else 'at most'} {self.high:.10g}"
         return low if math.isinf(self.high) else f"{low} and {high}"
-
-
-def AtLeast(low: float) -> Bounds:
-    """Numbers not below `low`."""
-    return Bounds(low)
 
 
 def Count(low: int) -> Bounds:

@@ -18,7 +18,6 @@ from trpo_brax.checked import (
     FINITE,
     FRACTION,
     POSITIVE,
-    AtLeast,
     Bounds,
     Checked,
     Count,
@@ -99,11 +98,11 @@ class TrustRegionConfig(Checked):
     """Discount of future rewards per control step (gamma)."""
     trace_decay: Annotated[float, Bounds(0.0, 1.0)] = 0.95
     """Decay of the advantage estimator's traces (lambda): 0 trusts the critic most, 1 not at all."""
-    damping: Annotated[float, AtLeast(0.0)] = 0.1
+    damping: Annotated[float, Bounds(0.0)] = 0.1
     """Added to the Fisher matrix's diagonal (lambda in F + lambda I)."""
     cg_iterations: Annotated[int, Count(1)] = 10
     """Most conjugate gradient iterations."""
-    cg_tolerance: Annotated[float, AtLeast(0.0)] = 1e-3
+    cg_tolerance: Annotated[float, Bounds(0.0)] = 1e-3
     """Conjugate gradient stops when the residual's norm is at most this fraction of the gradient's."""
     fisher_fraction: Annotated[float, FRACTION] = 0.05
     """Fraction of the time steps used for Fisher products, rounded to every k-th; gradient and line search see all."""
@@ -153,9 +152,9 @@ class RuntimeConfig(Checked):
     """CPU devices of a process to shard environments over; by default what divides num_envs, up to the usable cores."""
     coordinator: Annotated[str | None, MAY_CHANGE] = None
     """HOST:PORT of process 0, where several processes train one run; srun needs none of these three."""
-    num_processes: Annotated[int | None, AtLeast(1), MAY_CHANGE] = None
+    num_processes: Annotated[int | None, Bounds(1), MAY_CHANGE] = None
     """How many processes train the run together."""
-    process_id: Annotated[int | None, AtLeast(0), MAY_CHANGE] = None
+    process_id: Annotated[int | None, Bounds(0), MAY_CHANGE] = None
     """Which of them this is, from 0."""
     max_chunk_seconds: Annotated[float, POSITIVE, MAY_CHANGE] = 10.0
     """Most seconds of compiled iterations in flight, so that the console, a stop and a save never wait longer."""

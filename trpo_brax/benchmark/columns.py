@@ -70,7 +70,7 @@ def physics(bench: Workbench) -> tuple[Callable[[Any, jax.Array], Any], Any, jax
     No reset, no time limit, no guard, nothing recorded; the actions, uniform between their bounds and different for
     every environment and step, are drawn beforehand.
     """
-    rollout, task, bounds = bench.config.rollout, bench.task, bench.iteration.bounds
+    rollout, task, bounds = bench.config.rollout, bench.task, bench.program.iteration.bounds
 
     def simulator_step(state: Any, action: jax.Array) -> Any:
         # Brax's tasks update `state.metrics` in place: they are handed a copy, as a scan's carry must stay as it is.
@@ -89,8 +89,8 @@ def physics(bench: Workbench) -> tuple[Callable[[Any, jax.Array], Any], Any, jax
         shape = (rollout.unroll_length, rollout.num_envs, bounds.size)
         return bounds.to_environment(jax.random.uniform(jax.random.PRNGKey(0), shape, jnp.float32, -1.0, 1.0))
 
-    sharded = NamedSharding(bench.mesh, PartitionSpec("envs"))
-    sharded_within_time = NamedSharding(bench.mesh, PartitionSpec(None, "envs"))
+    sharded = NamedSharding(bench.program.mesh, PartitionSpec("envs"))
+    sharded_within_time = NamedSharding(bench.program.mesh, PartitionSpec(None, "envs"))
     actions = jax.jit(draw, out_shardings=sharded_within_time)()
     compiled = jax.jit(walk, in_shardings=(sharded, sharded_within_time), out_shardings=sharded)
     return compiled, bench.state.environments.state, actions

@@ -68,7 +68,7 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
 
     An iteration is one program, in which the compiler may join parts: their sum is near it, and not equal to it.
     """
-    iteration, state, settings = bench.iteration, bench.state, bench.config.trust_region
+    iteration, state, settings = bench.program.iteration, bench.state, bench.config.trust_region
     _, trajectory = bench.gather(state)
     judge = jax.jit(iteration.judge)
     judgement = judge(state, trajectory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from trpo_brax.cli.configuration import configuration, parse_first, preset_of, with_defaults
+from trpo_brax.cli.configuration import parse_first, preset_of, with_defaults
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Config
 from trpo_brax.errors import RunFolderError
@@ -32,7 +32,8 @@ def train(words: list[str]) -> int:
 
         with quiet():
             importlib.import_module("brax.envs")
-    run = train_run(configuration(arguments), run_dir=arguments.run_dir, resume=arguments.resume, console=console)
+    config = with_defaults(Config, arguments)
+    run = train_run(config, run_dir=arguments.run_dir, resume=arguments.resume, console=console)
     signal = run.summary["signal"]
     return 0 if signal is None else 128 + int(signal)
 

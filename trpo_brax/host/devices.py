@@ -139,21 +139,12 @@ def _configure_cache(directory: str) -> None:
 
 
 def _control_group_quota() -> float | None:
-    """Return the CPU quota in cores of control groups version 2 or 1, None where there is none."""
-    for quota_file, period_file in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            words = Path(quota_file).read_text().split()
-            if period_file is not None:
-                words += Path(period_file).read_text().split()
-        except OSError:
-            continue
-        quota, period = words[0], float(words[1])
-        if quota != "max" and float(quota) > 0:
-            return float(quota) / period
-    return None
+    """Return the CPU quota in cores, None where there is none, as under control groups of version 1."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except OSError:
+        return None
+    return None if quota == "max" else float(quota) / float(period)
 
 
 def _nvidia_visible() -> bool:

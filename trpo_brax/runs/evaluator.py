@@ -104,18 +104,10 @@ class Evaluator:
         acting = self._acting(policy_seed, policy)
         return self.runner.run(acting, episode_key(seed, stream), episodes=episodes, world=world, watcher=watcher)
 
-    def record(
-        self,
-        episodes: int,
-        chosen: Sequence[int],
-        *,
-        seed: int = 0,
-        stream: Stream = Stream.EVALUATION,
-        policy_seed: int | None = None,
-    ) -> dict[int, Recording]:
-        """Run some of `run`'s episodes again, keeping what the simulator went through."""
-        acting = self._acting(policy_seed)
-        return self.runner.record(acting, episode_key(seed, stream), episodes=episodes, chosen=chosen)
+    def record(self, episodes: int, chosen: Sequence[int], *, seed: int = 0) -> dict[int, Recording]:
+        """Run some of `run`'s episodes of the first policy again, keeping what the simulator went through."""
+        key = episode_key(seed, Stream.EVALUATION)
+        return self.runner.record(self._acting(None), key, episodes=episodes, chosen=chosen)
 
     def _acting(self, policy_seed: int | None, policy: Policy | None = None) -> Any:
         chosen = policy or self.policies[next(iter(self.policies)) if policy_seed is None else policy_seed]

@@ -40,14 +40,21 @@ logging.getLogger("asyncio").addFilter(_is_ours_to_tell)
 
 ACTING = ("policy", "statistics")
 """The fields of TrainState in the item `policy`."""
-
-
 _MOST_INDEX_BYTES = 256 << 20
 """Of what TensorStore keeps of where the arrays are, unpacked."""
-
-
 _MOST_DESCRIPTION_BYTES = 1 << 16
 """Of how one array is stored."""
+_KEY_OF_DICTIONARY = 2
+_KINDS_OF_ARRAY = ("jax.Array", "np.ndarray", "scalar")
+_ARRAY_FIELDS = {
+    *("chunks", "compressor", "dimension_separator", "dtype", "fill_value", "filters", "order", "shape", "zarr_format"),
+}
+_LARGEST_BLOCK = 1 << 17
+# A node of TensorStore's index: magic number, length, version 0, compression 1, and a Zstandard frame. Numbers may be
+# written longer than need be.
+_PACKED_NODE = re.compile(
+    rb"\x0c\xdb(?:\x12\x34|\x20\xde|\x3a\x2a)[\x00-\xff]{8}\x80{0,9}\x00(?:\x01|\x81\x80{0,8}\x00)\x28\xb5\x2f\xfd"
+)
 
 
 def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], what: str) -> dict[str, jax.Array]:
@@ -206,24 +213,3 @@ def _compare(found: Any, wanted: Mapping[str, jax.ShapeDtypeStruct], what: str) 
 def bytes_of(wanted: Mapping[str, jax.ShapeDtypeStruct]) -> int:
     """Return how many bytes arrays of these shapes and dtypes take in memory."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in wanted.values())
-
-
-_KEY_OF_DICTIONARY = 2
-
-
-_KINDS_OF_ARRAY = ("jax.Array", "np.ndarray", "scalar")
-
-
-_ARRAY_FIELDS = {
-    *("chunks", "compressor", "dimension_separator", "dtype", "fill_value", "filters", "order", "shape", "zarr_format"),
-}
-
-
-_LARGEST_BLOCK = 1 << 17
-
-
-# A node of TensorStore's index: magic number, length, version 0, compression 1, and a Zstandard frame. Numbers may be
-# written longer than need be.
-_PACKED_NODE = re.compile(
-    rb"\x0c\xdb(?:\x12\x34|\x20\xde|\x3a\x2a)[\x00-\xff]{8}\x80{0,9}\x00(?:\x01|\x81\x80{0,8}\x00)\x28\xb5\x2f\xfd"
-)
