@@ -7,7 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from trpo_brax.diagnosis.trends import column, has_risen, lasting, noise, window
+from trpo_brax.config import Config
+from trpo_brax.diagnosis.evidence import Evidence
+from trpo_brax.diagnosis.trends import has_risen, lasting, noise, window
 
 
 def so(text: str) -> np.ndarray:
@@ -110,4 +112,4 @@ class TestRisen:
 
 def test_a_column_holds_numbers_or_nothing() -> None:
     records = [{"a": 1}, {"a": 2.5}, {"a": None}, {}, {"a": "3"}, {"a": True}, {"a": 1e308}, {"a": float("nan")}]
-    np.testing.assert_array_equal(column(records, "a"), [1, 2.5, *[np.nan] * 6])
+    np.testing.assert_array_equal(Evidence(records, Config()).column("a"), [1, 2.5, *[np.nan] * 6])

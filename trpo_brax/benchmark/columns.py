@@ -21,23 +21,16 @@ class Columns:
 
     steps: int
     """N x T."""
-    physics: Samples
-    rollout: Samples
-    training: Samples
+    times: dict[str, Samples]
+    """Of physics, rollout and training."""
 
     def rates(self) -> dict[str, tuple[float, float, float]]:
         """Return lowest, median and highest control steps a second of each column."""
-        return {name: getattr(self, name).rates(self.steps) for name in ("physics", "rollout", "training")}
+        return {name: samples.rates(self.steps) for name, samples in self.times.items()}
 
-    @property
-    def rollout_to_physics(self) -> float:
-        """Speed of the rollout as a fraction of that of the physics alone."""
-        return self.physics.over(self.rollout)
-
-    @property
-    def training_to_physics(self) -> float:
-        """Speed of training as a fraction of that of the physics alone."""
-        return self.physics.over(self.training)
+    def to_physics(self, name: str) -> float:
+        """Return a column's speed as a fraction of that of the physics alone."""
+        return self.times["physics"].over(self.times[name])
 
 
 def measure_columns(bench: Workbench, repeats: int) -> Columns:
@@ -48,7 +41,7 @@ def measure_columns(bench: Workbench, repeats: int) -> Columns:
         "rollout": lambda: bench.gather(bench.state),
         "training": training(bench),
     }
-    return Columns(bench.config.steps_per_iteration, **interleave(pieces, repeats))
+    return Columns(bench.config.steps_per_iteration, interleave(pieces, repeats))
 
 
 def training(bench: Workbench) -> Callable[[], Any]:

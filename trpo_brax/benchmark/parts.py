@@ -21,12 +21,7 @@ from trpo_brax.algorithm import (
     to_the_edge,
 )
 from trpo_brax.benchmark.timing import Samples, interleave
-from trpo_brax.benchmark.update import (
-    damped_product,
-    of_vector,
-    repeated_products,
-    surrogate_gradient,
-)
+from trpo_brax.benchmark.update import damped_product, of_vector, repeated_products, surrogate_gradient
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.learner.iteration import policy_batch
 

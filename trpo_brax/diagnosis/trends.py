@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-_LARGEST = 1e300
-"""What is larger than any float32 by far is no measurement."""
 _SHORTEST_WINDOW = 5
 """Iterations: fewer say nothing of what is usual."""
 _LONGEST_WINDOW = 50
@@ -35,16 +31,6 @@ class Lasting:
     """Of the rows from first to last, those where it was so."""
     current: bool
     """It still was when the records end."""
-
-
-def column(records: Sequence[dict[str, Any]], name: str) -> Floats:
-    """Return a quantity of each record, [records]; NaN where it has no value, or is no number of a sane size."""
-
-    def number(value: Any) -> float:
-        sound = isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
-        return float(value) if sound else np.nan
-
-    return np.array([number(record.get(name)) for record in records], np.float64)
 
 
 def window(rows: int) -> int:

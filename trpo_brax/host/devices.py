@@ -116,17 +116,12 @@ def _configure_determinism(started: bool) -> None:
 
 
 def _configure_cache(directory: str) -> None:
-    jax.config.update("jax_enable_compilation_cache", directory != "none")
-    if directory == "none":
-        return
-    if directory == "auto":
-        settings: Any = jax.config
-        if settings.jax_compilation_cache_dir is not None:
-            return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        path = root / "trpo_brax" / "xla"
-    else:
-        path = Path(directory).expanduser()
+    settings: Any = jax.config
+    settings.update("jax_enable_compilation_cache", directory != "none")
+    if directory == "none" or (directory == "auto" and settings.jax_compilation_cache_dir is not None):
+        return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "trpo_brax", "xla")
+    path = (usual if directory == "auto" else Path(directory)).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
