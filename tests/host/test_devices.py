@@ -168,8 +168,11 @@ class TestDeterminism:
         assert done.returncode == 1
         assert "UserError: deterministic was asked for, but XLA_FLAGS holds" in done.stderr
 
-    def test_too_late_on_a_gpu_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("cores", [2, 3, 4])
+    def test_too_late_on_a_gpu_is_refused(self, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whether or not the number of CPU devices is the one that JAX has started with, four here."""
         jax.devices()
+        monkeypatch.setattr(module, "usable_cores", lambda: cores)
         monkeypatch.setenv("XLA_FLAGS", "")
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         with pytest.raises(UserError, match="after JAX has started"):
