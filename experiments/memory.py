@@ -60,7 +60,7 @@ def measure_memory(bench: Workbench, memory_gib: float) -> Memory:
         bench: whose program it is.
         memory_gib: memory of all devices together, in GiB, to fit environments into.
     """
-    devices = list(bench.mesh.devices.flat)
+    devices = list(bench.program.mesh.devices.flat)
     num_envs, length = bench.config.rollout.num_envs, bench.config.rollout.unroll_length
     plan, planned = bench.program.memory_analysis(), bench.planned_bytes()
     added = plan.output_size_in_bytes - plan.alias_size_in_bytes

@@ -16,13 +16,7 @@ from trpo_brax.errors import UserError
 from trpo_brax.host import devices as module
 from trpo_brax.host.devices import largest_divisor, prepare, usable_cores
 
-QUOTA_FILES = {
-    "v2": {"/sys/fs/cgroup/cpu.max": "{quota} {period}\n"},
-    "v1": {
-        "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "{quota}\n",
-        "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "{period}\n",
-    },
-}
+QUOTA_FILE = "/sys/fs/cgroup/cpu.max"
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, cores: int, files: dict[str, str]) -> None:
@@ -43,22 +37,16 @@ def limit(monkeypatch: pytest.MonkeyPatch, cores: int, files: dict[str, str]) ->
 class TestCores:
     """Affinity and quota, whichever is less."""
 
-    @pytest.mark.parametrize("version", ["v1", "v2"])
     @pytest.mark.parametrize(
         ("quota", "affinity", "usable"),
         [(400_000, 16, 4), (250_000, 16, 2), (50_000, 16, 1), (800_000, 3, 3), (100_000, 1, 1)],
     )
-    def test_the_lesser_counts(
-        self, version: str, quota: int, affinity: int, usable: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        files = {name: text.format(quota=quota, period=100_000) for name, text in QUOTA_FILES[version].items()}
-        limit(monkeypatch, affinity, files)
+    def test_the_lesser_counts(self, quota: int, affinity: int, usable: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        limit(monkeypatch, affinity, {QUOTA_FILE: f"{quota} 100000\n"})
         assert usable_cores() == usable
 
-    @pytest.mark.parametrize(("version", "unlimited"), [("v2", "max"), ("v1", "-1")])
-    def test_no_quota_is_no_limit(self, version: str, unlimited: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        files = {name: text.format(quota=unlimited, period=100_000) for name, text in QUOTA_FILES[version].items()}
-        limit(monkeypatch, 6, files)
+    def test_no_quota_is_no_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        limit(monkeypatch, 6, {QUOTA_FILE: "max 100000\n"})
         assert usable_cores() == 6
 
     def test_no_control_groups_are_no_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,8 +168,11 @@ class TestDeterminism:
         assert done.returncode == 1
         assert "UserError: deterministic was asked for, but XLA_FLAGS holds" in done.stderr
 
-    def test_too_late_on_a_gpu_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("cores", [2, 3, 4])
+    def test_too_late_on_a_gpu_is_refused(self, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whether or not the number of CPU devices is the one that JAX has started with, four here."""
         jax.devices()
+        monkeypatch.setattr(module, "usable_cores", lambda: cores)
         monkeypatch.setenv("XLA_FLAGS", "")
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         with pytest.raises(UserError, match="after JAX has started"):

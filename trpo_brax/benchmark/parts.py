@@ -21,12 +21,7 @@ from trpo_brax.algorithm import (
     to_the_edge,
 )
 from trpo_brax.benchmark.timing import Samples, interleave
-from trpo_brax.benchmark.update import (
-    damped_product,
-    of_vector,
-    repeated_products,
-    surrogate_gradient,
-)
+from trpo_brax.benchmark.update import damped_product, of_vector, repeated_products, surrogate_gradient
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.learner.iteration import policy_batch
 
@@ -68,7 +63,7 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
 
     An iteration is one program, in which the compiler may join parts: their sum is near it, and not equal to it.
     """
-    iteration, state, settings = bench.iteration, bench.state, bench.config.trust_region
+    iteration, state, settings = bench.program.iteration, bench.state, bench.config.trust_region
     _, trajectory = bench.gather(state)
     judge = jax.jit(iteration.judge)
     judgement = judge(state, trajectory)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from trpo_brax.checked import Checked, Count
 from trpo_brax.cli.command import Answer, tell
-from trpo_brax.cli.configuration import configuration, parse_first, preset_of, with_defaults
+from trpo_brax.cli.configuration import parse_first, preset_of, with_defaults
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Config
 from trpo_brax.host.console import Console
@@ -37,7 +37,7 @@ def bench(words: list[str]) -> int:
     """Run `trpo-brax bench` and return its exit status."""
     first = parse_first(BenchArguments, words, "bench")
     arguments = parse(BenchArguments, words, "bench", default=with_defaults(BenchArguments, preset_of(first)))
-    return tell(lambda: _measured(configuration(arguments), arguments.bench), as_json=arguments.bench.json)
+    return tell(lambda: _measured(with_defaults(Config, arguments), arguments.bench), as_json=arguments.bench.json)
 
 
 def _measured(config: Config, options: BenchOptions) -> Answer:

@@ -30,12 +30,12 @@ class CertifyArguments(PolicyArguments):
 def certify(arguments: CertifyArguments) -> Answer:
     """Run `trpo-brax certify`."""
     console = Console(sys.stderr)
-    opened = arguments.open(arguments.statements.episodes, console)
+    run, environment = arguments.open(arguments.statements.episodes, console)
     from trpo_brax.certification.certifier import certify as certify_run
     from trpo_brax.runs.files import write_text
     from trpo_brax.views.certificate_page import certificate_page
 
-    output = opened.run.path if arguments.output is None else Path(arguments.output)
+    output = run.path if arguments.output is None else Path(arguments.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,11 +49,11 @@ def certify(arguments: CertifyArguments) -> Answer:
             raise UserError(f"{page} cannot be written: {error.strerror}.") from error
 
     certificate = certify_run(
-        opened.run,
+        run,
         arguments.statements,
         checkpoint=arguments.checkpoint,
         policy_seed=arguments.policy_seed,
-        environment=opened.environment,
+        environment=environment,
         output=output,
         listener=Listener(counting=console.counting, note=console.note, written=write_page),
     )

@@ -6,15 +6,12 @@ import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import EpisodeArguments
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
-
-if TYPE_CHECKING:
-    from trpo_brax.evaluation import Episodes, Failure
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,11 @@ class EvaluateArguments(EpisodeArguments):
 def evaluate(arguments: EvaluateArguments) -> Answer:
     """Run `trpo-brax evaluate`."""
     console = Console(sys.stderr)
+    import numpy as np
+
     from trpo_brax.evaluation import Failure, Watcher, summarize
     from trpo_brax.runs.evaluator import check_episodes
+    from trpo_brax.runs.files import write_bytes
 
     # What cannot work is said before anything slow is begun.
     check_episodes(arguments.episodes, arguments.seed)
@@ -43,34 +43,21 @@ def evaluate(arguments: EvaluateArguments) -> Answer:
         raise UserError(f"output must be a file that ends in .npz, not {arguments.output}.")
     if arguments.output is not None and not Path(arguments.output).absolute().parent.is_dir():
         raise UserError(f"{arguments.output} cannot be written: there is no such folder.")
-    opened = arguments.open(arguments.episodes, console)
-    evaluator = arguments.evaluator(opened)
+    run, environment = arguments.open(arguments.episodes, console)
+    evaluator = arguments.evaluator(run, environment)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     if arguments.output is not None:
-        write_episodes(Path(arguments.output), episodes, failure, arguments.seed)
+        buffer = io.BytesIO()
+        facts: dict[str, Any] = {"failed": failure(episodes), "failure": str(failure), "seed": arguments.seed}
+        np.savez_compressed(buffer, **vars(episodes), **facts)
+        try:
+            write_bytes(Path(arguments.output), buffer.getvalue())
+        except OSError as error:
+            raise UserError(f"{arguments.output} cannot be written: {error.strerror}.") from error
     report = summarize(episodes, failure).to_dict()
     lines = [
         f"{name.replace('_', ' '):20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}"
         for name, value in report.items()
     ]
     return Answer(lines, report)
-
-
-def write_episodes(file: Path, episodes: Episodes, failure: Failure, seed: int) -> None:
-    """Write every episode as a compressed .npz, whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    import numpy as np
-
-    from trpo_brax.runs.files import write_bytes
-
-    buffer = io.BytesIO()
-    facts: dict[str, Any] = {"failed": failure(episodes), "failure": np.array(str(failure)), "seed": np.array(seed)}
-    np.savez_compressed(buffer, **vars(episodes), **facts)
-    try:
-        write_bytes(file, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}.") from error

@@ -25,17 +25,17 @@ class ExportArguments(PolicyArguments):
 def export(arguments: ExportArguments) -> Answer:
     """Run `trpo-brax export`."""
     console = Console(sys.stderr)
-    opened = arguments.open(1, console)
+    run, environment = arguments.open(1, console)
     from trpo_brax.deployment import export as export_policy
 
     with console.stage("Exporting and checking"):
         artifact = export_policy(
-            opened.run,
+            run,
             arguments.output,
             format=arguments.format,
             checkpoint=arguments.checkpoint,
             policy_seed=arguments.policy_seed,
-            environment=opened.environment,
+            environment=environment,
         )
     for note in artifact.notes:
         console.warn(note)

@@ -46,22 +46,22 @@ def render(arguments: RenderArguments) -> Answer:
     check_episodes(arguments.episodes, arguments.seed)
     options = VideoOptions(arguments.width, arguments.height, arguments.fps, arguments.camera)
     drawing = choose_platform()
-    opened = arguments.open(arguments.episodes, console)
-    task = opened.run.task(opened.environment)
+    run, environment = arguments.open(arguments.episodes, console)
+    task = run.task(environment)
     model = drawable_model(task.environment, task.name)
     if arguments.camera is not None:
         model_camera(model, arguments.camera)
-    folder = opened.run.path / "videos" if arguments.output is None else Path(arguments.output)
+    folder = run.path / "videos" if arguments.output is None else Path(arguments.output)
     if arguments.output is None and folder.is_symlink():
         raise UserError(f"{folder} is a link, and nothing is written through it: name a folder by --output.")
-    evaluator = arguments.evaluator(opened)
+    evaluator = arguments.evaluator(run, environment)
     make_folder(folder)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     chosen = choose_episodes(episodes.returns)
     with console.stage("Recording the worst, the median and the best"):
         recordings = evaluator.record(arguments.episodes, sorted(set(chosen.values())), seed=arguments.seed)
-    period = float(task.environment.dt) * opened.run.config.rollout.action_repeat
+    period = float(task.environment.dt) * run.config.rollout.action_repeat
     lines = []
     for which, index in chosen.items():
         recording, file = recordings[index], folder / f"{which}.mp4"

@@ -11,13 +11,12 @@ from tyro.conf import Positional
 
 from trpo_brax.certification.settings import Listener
 from trpo_brax.cli.command import Answer, command
-from trpo_brax.cli.opening import open_run
-from trpo_brax.config import Platform
+from trpo_brax.cli.opening import RunArguments
 from trpo_brax.host.console import Console
 
 
 @dataclass(frozen=True)
-class VerifyArguments:
+class VerifyArguments(RunArguments):
     """Hold an exported policy against its run, by actions and by episodes; exit status 1 where it fails."""
 
     artifact: Annotated[str, Positional, tyro.conf.arg(metavar="ARTIFACT")]
@@ -34,10 +33,6 @@ class VerifyArguments:
     """How far an action may be off, in units of the action range."""
     checkpoint: str | None = None
     """latest, best or an iteration of the run; by default the one that the artifact names."""
-    environment: str | None = None
-    """package.module:Class, for a run on an environment of your own."""
-    platform: Platform = "auto"
-    """auto: what JAX finds; cpu; gpu: fail where there is none."""
     json: bool = False
     """Print one JSON object and nothing else on standard output."""
 
@@ -46,20 +41,20 @@ class VerifyArguments:
 def verify(arguments: VerifyArguments) -> Answer:
     """Run `trpo-brax verify`."""
     console = Console(sys.stderr)
-    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.episodes or 1000, console)
+    run, environment = arguments.open(arguments.episodes or 1000, console)
     from trpo_brax.deployment import Artifact
     from trpo_brax.deployment import verify as verify_policy
 
     artifact = Artifact.load(arguments.artifact)
     verification = verify_policy(
         artifact,
-        opened.run,
+        run,
         episodes=arguments.episodes,
         margin=arguments.margin,
         failure_margin=arguments.failure_margin,
         tolerance=arguments.tolerance,
         checkpoint=arguments.checkpoint,
-        environment=opened.environment,
+        environment=environment,
         listener=Listener(counting=console.counting, note=console.note),
     )
     lines = [

@@ -22,9 +22,10 @@ from trpo_brax.deployment.observations import (
 )
 from trpo_brax.environments import Task
 from trpo_brax.policy import Policy
+from trpo_brax.randomness import Stream
 from trpo_brax.runs.certificates import CERTIFICATE, is_finished
 from trpo_brax.runs.certificates import read_certificate as read
-from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.evaluator import Evaluator, episode_key
 from trpo_brax.runs.provenance import package_version
 from trpo_brax.runs.run import Run
 
@@ -143,9 +144,9 @@ def _check(policy: Policy, act: Act, observations: np.ndarray) -> None:
 
 
 def _components(evaluator: Evaluator, policy: Policy) -> dict[str, Any]:
-    bounds = policy.specification.bounds
+    bounds, starts = policy.specification.bounds, evaluator.runner.starts(episode_key(0, Stream.EVALUATION))
     limits = {
-        "observation": (observation_names(evaluator.task, evaluator.starts()), *clip_limits(policy)),
+        "observation": (observation_names(evaluator.task, starts), *clip_limits(policy)),
         "action": (action_names(evaluator.task), bounds.low, bounds.high),
     }
     return {

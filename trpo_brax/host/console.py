@@ -122,7 +122,7 @@ class _Rich(RichConsole):
 
 
 def _own_copy(file: IO[str]) -> IO[str]:
-    """Return the stream on a descriptor of its own, so that silencing the usual ones does not silence us."""
+    """Return the stream on a descriptor of its own: what that cannot take is no fault of the usual one at exit."""
     try:
         file.flush()
         return os.fdopen(

@@ -104,9 +104,6 @@ def _configure_determinism(started: bool) -> None:
 
     It excludes operations whose order is left to chance, and autotuning, which picks kernels by a race. XLA reads
     XLA_FLAGS once, when the first backend starts.
-
-    Raises:
-        UserError: that has happened already on a GPU, or XLA_FLAGS says the contrary.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _DETERMINISTIC in flags.split():
@@ -119,17 +116,12 @@ def _configure_determinism(started: bool) -> None:
 
 
 def _configure_cache(directory: str) -> None:
-    jax.config.update("jax_enable_compilation_cache", directory != "none")
-    if directory == "none":
-        return
-    if directory == "auto":
-        settings: Any = jax.config
-        if settings.jax_compilation_cache_dir is not None:
-            return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        path = root / "trpo_brax" / "xla"
-    else:
-        path = Path(directory).expanduser()
+    settings: Any = jax.config
+    settings.update("jax_enable_compilation_cache", directory != "none")
+    if directory == "none" or (directory == "auto" and settings.jax_compilation_cache_dir is not None):
+        return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "trpo_brax", "xla")
+    path = (usual if directory == "auto" else Path(directory)).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -142,21 +134,12 @@ def _configure_cache(directory: str) -> None:
 
 
 def _control_group_quota() -> float | None:
-    """Return the CPU quota in cores of control groups version 2 or 1, None where there is none."""
-    for quota_file, period_file in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            words = Path(quota_file).read_text().split()
-            if period_file is not None:
-                words += Path(period_file).read_text().split()
-        except OSError:
-            continue
-        quota, period = words[0], float(words[1])
-        if quota != "max" and float(quota) > 0:
-            return float(quota) / period
-    return None
+    """Return the CPU quota in cores, None where there is none, as under control groups of version 1."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except OSError:
+        return None
+    return None if quota == "max" else float(quota) / float(period)
 
 
 def _nvidia_visible() -> bool:

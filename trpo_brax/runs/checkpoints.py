@@ -26,7 +26,7 @@ from trpo_brax.learner.state import TrainState
 from trpo_brax.policy import ObservationStatistics, PolicySpecification
 from trpo_brax.runs.files import one_line, read_json
 from trpo_brax.runs.manifest import MANIFEST, manifest_hash, read_manifest, verify
-from trpo_brax.runs.storage import bytes_of, items_of, named_leaves, read_arrays
+from trpo_brax.runs.storage import bytes_of, items_of, named_leaves, placed_leaves, read_arrays
 
 TRAINING_RETURNS, EVALUATION_RETURNS = "training_returns", "evaluation_returns"
 """Of a manifest: each seed's mean return, by what a checkpoint is ranked."""
@@ -136,10 +136,7 @@ class Checkpoints:
             DamagedCheckpointError: it is not what was written.
             CheckpointError: it does not fit, or cannot be read.
         """
-        wanted = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like, shardings
-        )
-        named = named_leaves(wanted)
+        named = placed_leaves(like, shardings)
         arrays = self._read(iteration, items_of(named))
         state: TrainState = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in named])
         if np.any(np.asarray(state.iteration) != iteration):
@@ -199,24 +196,6 @@ class Checkpoints:
             else:
                 return iteration
         return None
-
-    def quarantine(self, iteration: int, folder: Path) -> Path:
-        """Move a checkpoint, whatever it is, into `folder`, and return where it lies now.
-
-        Raises:
-            CheckpointError: it cannot be moved.
-        """
-        try:
-            folder.mkdir(exist_ok=True)
-            taken = 1
-            while os.path.lexists(target := folder / (f"{iteration}" if taken == 1 else f"{iteration}.{taken}")):
-                taken += 1
-            self._folder(iteration).rename(target)
-        except OSError as error:
-            raise CheckpointError(
-                f"checkpoint {self._folder(iteration)} is damaged and cannot be moved away: {error.strerror}."
-            ) from error
-        return target
 
     def _folder(self, iteration: int) -> Path:
         return self._directory / str(iteration)
