@@ -99,7 +99,6 @@ def row(run: tb.Run, certificate: dict[str, Any], seconds: dict[str, float]) -> 
         "episodes": certificate["episodes"],
         "confidence": certificate["confidence"],
         **{name: certificate[name] for name in STATEMENTS},
-        "return_mean_lower_empirical_bernstein": certificate["return_mean_lower_empirical_bernstein"],
         **{name: certificate["observed"][name] for name in _OBSERVED},
         "training_runs": " ".join(f"{figure:.6g}" for figure in certificate["training_runs"]["figures"]),
         "drawing_seconds": seconds["Drawing the episodes"],

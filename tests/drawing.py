@@ -19,6 +19,7 @@ POLE = 0.6
 
 PENDULUM = f"""
 <mujoco>
+  <asset><texture type="skybox" builtin="flat" rgb1="1 1 1" width="8" height="8"/></asset>
   <worldbody>
     <light pos="0 0 3" dir="0 0 -1"/>
     <geom name="rail" type="capsule" fromto="-1 0 0 1 0 0" size="0.02" rgba="1 1 1 1"/>
@@ -36,7 +37,7 @@ PENDULUM = f"""
 
 
 def ball(limited: bool) -> str:
-    """Return a system of one red ball on a slide along x, over a plane; it stops at 1 m or goes anywhere."""
+    """Return a system of one red ball on slides along x and z, over a plane; it stops at 1 m or goes anywhere."""
     return f"""
 <mujoco>
   <worldbody>
@@ -45,6 +46,7 @@ def ball(limited: bool) -> str:
     <camera name="side" pos="0 -3 0.3" xyaxes="1 0 0 0 0 1"/>
     <body pos="0 0 0.2">
       <joint type="slide" axis="1 0 0" range="-1 1" limited="{str(limited).lower()}"/>
+      <joint type="slide" axis="0 0 1" range="0 100" limited="true"/>
       <geom type="sphere" size="0.2" rgba="1 0 0 1"/>
     </body>
   </worldbody>
@@ -61,19 +63,13 @@ def task_of(model: Any, name: str = "drawn") -> Task:
     return Task(name, environment, 1, (-1.0,), (1.0,))
 
 
-def state(positions: Sequence[Sequence[float]], rotations: Sequence[Sequence[float]]) -> Any:
-    """Return a simulator's state whose joint positions say nothing of where its links are."""
-    return SimpleNamespace(x=SimpleNamespace(pos=np.array(positions), rot=np.array(rotations)), q=np.zeros(2))
-
-
-def pendulum_state(cart: float, angle: float) -> Any:
-    """Return the cart at `cart` m, and the pole turned by `angle` from upright towards x."""
-    half = angle / 2
-    return state([[cart, 0, 0], [cart, 0, 0]], [[1, 0, 0, 0], [np.cos(half), 0, np.sin(half), 0]])
+def state(*positions: float) -> Any:
+    """Return a simulator's state with these joint positions."""
+    return SimpleNamespace(q=np.array(positions, float))
 
 
 def ball_state(x: float, z: float = 0.2) -> Any:
-    return state([[x, 0, z]], [[1, 0, 0, 0]])
+    return state(x, z - 0.2)
 
 
 def recording_of(states: Sequence[Any], *, terminated: bool = False, nonfinite: bool = False) -> Recording:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from trpo_brax.certification.betting import mean_lower_betting, mean_lower_empirical_bernstein
+from trpo_brax.certification.betting import mean_lower_betting
 from trpo_brax.certification.bounds import cvar_lower, failure_probability_upper, quantile_lower
 
 ALPHA = 0.05
@@ -132,10 +132,6 @@ def misses_betting(returns: np.ndarray, truth: Distribution, confidence: float) 
     return mean_lower_betting(returns, floor=truth.floor, cap=truth.cap, confidence=confidence) > truth.mean
 
 
-def misses_empirical_bernstein(returns: np.ndarray, truth: Distribution, confidence: float) -> bool:
-    return mean_lower_empirical_bernstein(returns, floor=truth.floor, cap=truth.cap, confidence=confidence) > truth.mean
-
-
 def misses_cvar(returns: np.ndarray, truth: Distribution, confidence: float) -> bool:
     return cvar_lower(returns, ALPHA, floor=truth.floor, confidence=confidence) > truth.cvar
 
@@ -194,9 +190,7 @@ def test_the_truths_are_those_of_the_quantile_functions(truth: Distribution) -> 
 
 
 @pytest.mark.parametrize("truth", DISTRIBUTIONS, ids=lambda d: d.name)
-@pytest.mark.parametrize(
-    "misses", [misses_failure, misses_quantile, misses_betting, misses_empirical_bernstein, misses_cvar, misses_jointly]
-)
+@pytest.mark.parametrize("misses", [misses_failure, misses_quantile, misses_betting, misses_cvar, misses_jointly])
 def test_bounds_miss_no_more_often_than_they_say(misses: Misses, truth: Distribution) -> None:
     assert count_misses(misses, truth) <= most_misses_allowed()
 
@@ -275,16 +269,21 @@ def test_certificate_of_a_walking_robot_says_something() -> None:
     assert 4480.0 < mean_lower_betting(returns, floor=0.0, cap=9000.0, confidence=0.95) < truth.mean
 
 
+def empirical_bernstein(returns: np.ndarray, truth: Distribution, confidence: float) -> float:
+    """Return a lower bound on the mean that is looser and closed: Maurer and Pontil 2009, Theorem 4."""
+    logarithm, count = math.log(2.0 / (1.0 - confidence)), returns.size
+    spread = math.sqrt(2.0 * returns.var(ddof=1) * logarithm / count)
+    bound = returns.mean() - spread - 7.0 * (truth.cap - truth.floor) * logarithm / (3.0 * (count - 1))
+    return max(float(bound), truth.floor)
+
+
 @pytest.mark.parametrize("episodes", [300, 1000, 10_000])
 @pytest.mark.parametrize("truth", [*DISTRIBUTIONS, rare_catastrophe(0.001)], ids=lambda d: d.name)
 def test_betting_is_closer_than_empirical_bernstein(truth: Distribution, episodes: int) -> None:
     returns = truth.from_uniform(np.random.default_rng(episodes).random(episodes))
     span = truth.cap - truth.floor
-    betting, bernstein = (
-        bound(returns, floor=truth.floor, cap=truth.cap, confidence=0.95)
-        for bound in (mean_lower_betting, mean_lower_empirical_bernstein)
-    )
-    assert bernstein < betting < returns.mean()
+    betting = mean_lower_betting(returns, floor=truth.floor, cap=truth.cap, confidence=0.95)
+    assert empirical_bernstein(returns, truth, 0.95) < betting < returns.mean()
     central_limit = 1.645 * returns.std() / math.sqrt(episodes)
     assert returns.mean() - betting < 1.6 * central_limit + 6.0 * span / episodes
 

@@ -23,7 +23,6 @@ from trpo_brax.runs.evaluator import Evaluator
 from trpo_brax.runs.run import Run
 
 with quiet():
-    from brax.base import Transform
     from brax.envs import State
 
 PUSHED = "tests.cli.test_render:Pushed"
@@ -33,7 +32,7 @@ PUSHED = "tests.cli.test_render:Pushed"
 class Physics:
     """Where the ball is."""
 
-    x: Transform
+    q: jax.Array
     left: jax.Array
 
 
@@ -54,8 +53,7 @@ class Pushed(TinyEnvironment):
         return state.replace(pipeline_state=physics, obs=position, reward=position[0], done=done)
 
     def _physics(self, position: jax.Array, left: jax.Array) -> Physics:
-        place = jnp.stack([position, jnp.zeros(()), jnp.full((), 0.2)])
-        return Physics(Transform(place[None], jnp.array([[1.0, 0.0, 0.0, 0.0]])), left)
+        return Physics(jnp.stack([position, jnp.zeros(())]), left)
 
 
 @pytest.fixture(scope="module")

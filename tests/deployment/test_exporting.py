@@ -59,13 +59,13 @@ class TestOnnx:
 
     def test_names_bounds_and_units(self, onnx: Artifact, policy: Policy) -> None:
         description = onnx.description
-        assert [(one.name, one.low, one.high) for one in description.action] == [("action[0]", -0.25, 0.5)]
+        assert list(description.action) == [{"name": "action[0]", "low": -0.25, "high": 0.5}]
         assert description.action_range == (0.75,)
-        assert [one.name for one in description.observation] == ["observation[0]", "observation[1]"]
+        assert [one["name"] for one in description.observation] == ["observation[0]", "observation[1]"]
         statistics = policy.statistics
         reach = 10.0 * np.sqrt(np.asarray(statistics.squares) / np.asarray(statistics.count))
         for component, mean, distance in zip(description.observation, np.asarray(statistics.mean), reach, strict=True):
-            assert (component.low, component.high) == pytest.approx((mean - distance, mean + distance), rel=1e-5)
+            assert (component["low"], component["high"]) == pytest.approx((mean - distance, mean + distance), rel=1e-5)
 
     def test_golden_pairs_are_the_policys_on_the_way_and_at_the_corners(self, onnx: Artifact, policy: Policy) -> None:
         observations, actions = onnx.description.golden_observations, onnx.description.golden_actions

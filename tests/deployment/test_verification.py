@@ -105,7 +105,6 @@ class TestAnExportThatIsThePolicy:
         for episodes in (loop.reference, loop.exported):
             np.testing.assert_array_equal(episodes.lengths, wanted.lengths)
             np.testing.assert_allclose(episodes.returns, wanted.returns, atol=1e-4)
-        assert loop.same_distribution_p_value is not None and loop.same_distribution_p_value > 0.99
 
     def test_its_json_holds_everything(self, sound: Verification) -> None:
         data = sound.to_dict()
@@ -232,7 +231,9 @@ class TestCertificate:
     def test_one_of_too_few_episodes_needs_a_wider_margin(self, onnx: Artifact, run: Run, tmp_path: Path) -> None:
         """z^2 / (20 + z^2) = 0.16112, rounded up; no more episodes can be had."""
         with_certificate = self.certified(run, tmp_path / "run", episodes=20)
-        with pytest.raises(ConfigError, match=r"has no more than 20, so give failure_margin at least 0\.162\.$"):
+        with pytest.raises(
+            ConfigError, match=r"a doubt of 0\.162 about the failure rate: give failure_margin at least 0\.162\.$"
+        ):
             verified(onnx, with_certificate, episodes=None)
         found = verified(onnx, with_certificate, episodes=None, failure_margin=0.162)
         assert found.passed and len(found.to_dict()["statements"]) == 3

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,17 @@ import av
 import numpy as np
 import pytest
 
-from tests.drawing import PENDULUM, PERIOD, model_of, pendulum_state, recording_of, reddish, renderer, task_of
+from tests.drawing import PENDULUM, PERIOD, model_of, recording_of, reddish, renderer, state, task_of
 from trpo_brax.errors import ConfigError, UserError
 from trpo_brax.views.video import (
     HOLD_SECONDS,
     VideoOptions,
     captioned,
     choose_episodes,
-    cut,
     ending,
+    film,
     frame_rate,
     frame_steps,
-    make_folder,
     write_video,
 )
 
@@ -100,7 +100,7 @@ class TestTiming:
 
 class TestWords:
     def test_how_it_ended(self) -> None:
-        two = [pendulum_state(0.0, 0.0)] * 2
+        two = [state(0.0, 0.0)] * 2
         assert ending(recording_of(two, terminated=True).episode) == "terminated after 1 step"
         assert ending(recording_of(two * 1000, nonfinite=True).episode) == "not finite after 1,999 steps"
         assert ending(recording_of(two * 2).episode) == "time limit after 3 steps"
@@ -153,12 +153,25 @@ def carts_and_angles() -> Iterator[tuple[float, float]]:
 
 @pytest.fixture(scope="module")
 def pendulum(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("videos") / "new" / "worst.mp4"
-    recording = recording_of([pendulum_state(*one) for one in carts_and_angles()], terminated=True)
-    clip = cut(recording, task_of(model_of(PENDULUM)), "worst of 2", control_period=PERIOD, options=VideoOptions())
+    path = tmp_path_factory.mktemp("videos") / "worst.mp4"
+    recording = recording_of([state(*one) for one in carts_and_angles()], terminated=True)
     done: list[int] = []
-    clip.write(path, renderer(), done.append)
-    assert done == list(range(1, clip.frames + 1))
+
+    @contextlib.contextmanager
+    def counting(frames: int) -> Iterator[Callable[[int], None]]:
+        yield done.append
+        assert done == list(range(1, frames + 1))
+
+    film(
+        recording,
+        task_of(model_of(PENDULUM)),
+        "worst of 2",
+        path,
+        control_period=PERIOD,
+        options=VideoOptions(),
+        platform=renderer(),
+        counting=counting,
+    )
     return path
 
 
@@ -182,7 +195,7 @@ class TestTheFile:
         assert [file.name for file in pendulum.parent.iterdir()] == ["worst.mp4"]
 
     def test_the_pole_is_where_it_was(self, shown: Played) -> None:
-        """The pole's middle is at cart + 0.3 sin(angle), whatever the joints say; a fixed camera keeps the scale.
+        """The pole's middle is at cart + 0.3 sin(angle); a fixed camera keeps the scale.
 
         Seen along y, columns are linear in x at one depth: two frames give the scale, the others have to fit it.
         """
@@ -220,15 +233,12 @@ class TestTheFile:
 
     def test_a_link_at_the_temporary_name_is_not_written_through(self, tmp_path: Path) -> None:
         (tmp_path / "mine").write_text("mine")
-        (tmp_path / ".worst.mp4.tmp").symlink_to(tmp_path / "mine")
+        (tmp_path / "worst.tmp").symlink_to(tmp_path / "mine")
         write_video(tmp_path / "worst.mp4", [np.zeros((64, 64, 3), np.uint8)], Fraction(25), 64, 64)
         assert (tmp_path / "mine").read_text() == "mine"
         assert len(played(tmp_path / "worst.mp4").frames) == 1
 
     def test_where_no_file_can_be_is_one_sentence(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        with pytest.raises(UserError, match=r"file/videos cannot be made: Not a directory\."):
-            make_folder(tmp_path / "file" / "videos")
         picture = np.zeros((64, 64, 3), np.uint8)
         with pytest.raises(UserError, match=r"worst\.mp4 cannot be written: No such file or directory\."):
             write_video(tmp_path / "nowhere" / "worst.mp4", [picture], Fraction(25), 64, 64)
@@ -242,8 +252,8 @@ class TestTheFile:
     [
         ({"width": 641}, "width must be an even number from 64 to 4096, not 641"),
         ({"height": 0}, "height must be an even number from 64 to 4096, not 0"),
-        ({"frames_per_second": 0.0}, "fps must be from 1 to 240, not 0"),
-        ({"frames_per_second": float("nan")}, "fps must be from 1 to 240, not nan"),
+        ({"fps": 0.0}, "fps must be from 1 to 240, not 0"),
+        ({"fps": float("nan")}, "fps must be from 1 to 240, not nan"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], sentence: str) -> None:

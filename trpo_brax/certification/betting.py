@@ -1,6 +1,6 @@
-"""Confidence bounds on the mean of bounded values: by betting, and by the empirical Bernstein inequality beside it.
+"""Confidence bounds on the mean of bounded values, by betting.
 
-All of them assume independent values of one distribution that lives in [floor, cap], and nothing else. Each bound is
+Both assume independent values of one distribution that lives in [floor, cap], and nothing else. Each is
 one-sided and holds with probability at least `confidence` over the draw of the values, at every sample size.
 """
 
@@ -39,7 +39,7 @@ def mean_lower_betting(values: npt.ArrayLike, *, floor: float, cap: float, confi
     Raises ValueError where there is no value, a value is outside [floor, cap] or not a number, the range is not finite
     or turned round, or the confidence is not inside (0, 1).
     """
-    scaled, failure = _scaled(values, floor, cap, confidence)
+    scaled, failure = _scaled(values, floor, cap, confidence), 1.0 - confidence
     if floor == cap:
         return floor
     bets = _predictable_bets(scaled, failure)
@@ -51,31 +51,13 @@ def mean_lower_betting(values: npt.ArrayLike, *, floor: float, cap: float, confi
             rejected = mean
         else:
             kept = mean
-    return _rescaled(rejected, floor, cap)
+    # Never outside the range, whatever rounding does.
+    return min(max(floor + rejected * (cap - floor), floor), cap)
 
 
 def mean_upper_betting(values: npt.ArrayLike, *, floor: float, cap: float, confidence: float) -> float:
     """Return an upper bound on the mean: `mean_lower_betting` of the values `[n]` reflected; errors as there."""
     return -mean_lower_betting(-np.asarray(values, np.float64), floor=-cap, cap=-floor, confidence=confidence)
-
-
-def mean_lower_empirical_bernstein(values: npt.ArrayLike, *, floor: float, cap: float, confidence: float) -> float:
-    """Return the empirical Bernstein lower bound on the mean of the distribution that the values `[n]` come from.
-
-        mean - sqrt(2 V log(2 / delta) / n) - 7 (cap - floor) log(2 / delta) / (3 (n - 1)),
-
-    with V the sample variance (over n - 1) and delta = 1 - confidence, and never below `floor`. It is looser than the
-    betting bound, but closed, and the order of the values does not matter. Errors as in `mean_lower_betting`.
-
-    Source: Maurer and Pontil 2009, "Empirical Bernstein bounds and sample variance penalization", Theorem 4.
-    """
-    scaled, failure = _scaled(values, floor, cap, confidence)
-    if floor == cap or scaled.size < 2:
-        return floor
-    logarithm = math.log(2.0 / failure)
-    spread = math.sqrt(2.0 * float(scaled.var(ddof=1)) * logarithm / scaled.size)
-    bound = float(scaled.mean()) - spread - 7.0 * logarithm / (3.0 * (scaled.size - 1))
-    return _rescaled(bound, floor, cap)
 
 
 def _predictable_bets(scaled: npt.NDArray[np.float64], failure: float) -> npt.NDArray[np.float64]:
@@ -90,10 +72,8 @@ def _predictable_bets(scaled: npt.NDArray[np.float64], failure: float) -> npt.ND
     return np.sqrt(2.0 * math.log(1.0 / failure) / (scaled.size * earlier))
 
 
-def _scaled(
-    values: npt.ArrayLike, floor: float, cap: float, confidence: float
-) -> tuple[npt.NDArray[np.float64], float]:
-    """Return the values scaled to [0, 1], and delta; zeros where floor and cap are one."""
+def _scaled(values: npt.ArrayLike, floor: float, cap: float, confidence: float) -> npt.NDArray[np.float64]:
+    """Return the values scaled to [0, 1]; zeros where floor and cap are one."""
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"a bound on the mean needs one value at least, in one axis; the shape is {array.shape}")
@@ -103,10 +83,4 @@ def _scaled(
         raise ValueError(f"floor and cap must be finite, and the floor not above the cap: {floor}, {cap}")
     if not np.all((array >= floor) & (array <= cap)):
         raise ValueError(f"every value must lie in [{floor}, {cap}]; these reach from {array.min()} to {array.max()}")
-    failure = 1.0 - confidence
-    return ((array - floor) / (cap - floor) if cap > floor else np.zeros_like(array)), failure
-
-
-def _rescaled(bound: float, floor: float, cap: float) -> float:
-    """Return a scaled bound in the units of the values, never outside [floor, cap]."""
-    return min(max(floor + bound * (cap - floor), floor), cap)
+    return (array - floor) / (cap - floor) if cap > floor else np.zeros_like(array)

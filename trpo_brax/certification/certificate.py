@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any, Literal
 
 import numpy as np
 
-from trpo_brax.certification.betting import mean_lower_betting, mean_lower_empirical_bernstein
+from trpo_brax.certification.betting import mean_lower_betting
 from trpo_brax.certification.bounds import cvar_lower, failure_probability_upper, quantile_lower
 from trpo_brax.evaluation.episodes import Episodes
 from trpo_brax.evaluation.failure import Failure
@@ -161,7 +162,9 @@ def _quantile(episodes: Episodes, declaration: Declaration) -> Statement:
 
 def _mean(episodes: Episodes, declaration: Declaration) -> Statement:
     def bound(values: np.ndarray) -> float:
-        return mean_lower_betting(_capped(values, declaration), **_interval(declaration))
+        floor, cap = declaration.returns.floor, declaration.returns.cap
+        each = declaration.confidence_each
+        return mean_lower_betting(np.minimum(values, cap), floor=floor, cap=cap, confidence=each)
 
     observed = float(counted_returns(episodes, declaration).mean())
     return _resting_on_the_floor(
@@ -189,14 +192,6 @@ def counted_returns(episodes: Episodes, declaration: Declaration) -> np.ndarray:
     return np.where(episodes.nonfinite, floor, returns)
 
 
-def empirical_bernstein(episodes: Episodes, declaration: Declaration) -> float | None:
-    """Return the mean's other bound, to compare with; None where the floor does not hold."""
-    values = counted_returns(episodes, declaration)
-    if values.min() < declaration.returns.floor:
-        return None
-    return mean_lower_empirical_bernstein(_capped(values, declaration), **_interval(declaration))
-
-
 def _resting_on_the_floor(
     name: str,
     episodes: Episodes,
@@ -220,29 +215,17 @@ def _resting_on_the_floor(
     return Statement(name, number, observed, f"{sentence(_down(number))}{rests}.")
 
 
-def _capped(values: np.ndarray, declaration: Declaration) -> np.ndarray:
-    return np.minimum(values, declaration.returns.cap)
-
-
-def _interval(declaration: Declaration) -> dict[str, float]:
-    returns = declaration.returns
-    return {"floor": returns.floor, "cap": returns.cap, "confidence": declaration.confidence_each}
-
-
 def _down(number: float) -> str:
     """Return a lower bound in six digits, never rounded up."""
-    return f"{_rounded(number, math.floor):,.10g}"
+    return _rounded(number, ROUND_FLOOR, 6)
 
 
 def _up(number: float) -> str:
     """Return an upper bound in four digits, never rounded down."""
-    return f"{_rounded(number, math.ceil, 4):,.10g}"
+    return _rounded(number, ROUND_CEILING, 4)
 
 
-def _rounded(number: float, rounding: Callable[[float], int], digits: int = 6) -> float:
-    if number == 0.0:
-        return 0.0
-    unit = 10.0 ** (math.floor(math.log10(abs(number))) - digits + 1)
-    # What rounding errors of the division leave over is not worth a digit.
-    steps = number / unit
-    return (round(steps) if abs(steps - round(steps)) < 1e-6 else rounding(steps)) * unit
+def _rounded(number: float, rounding: str, digits: int) -> str:
+    # What the arithmetic leaves over in the last digits of a double is not worth one here.
+    shown = Context(prec=digits, rounding=rounding).create_decimal(f"{number + 0.0:.12g}")
+    return f"{shown.normalize():,f}"

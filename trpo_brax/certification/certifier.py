@@ -15,20 +15,19 @@ from trpo_brax.certification.certificate import (
     Declaration,
     certify_episodes,
     counted_returns,
-    empirical_bernstein,
     observed_range,
 )
 from trpo_brax.certification.perturbing import World, certify_worlds, perturbed_worlds
 from trpo_brax.certification.settings import Certification, Listener
 from trpo_brax.certification.training_runs import training_runs_statement
 from trpo_brax.environments import return_bounds
-from trpo_brax.errors import ConfigError, RunFolderError, UserError
+from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.evaluation import Episodes, Failure, Watcher, summarize
 from trpo_brax.policy import Policy
 from trpo_brax.randomness import Stream
 from trpo_brax.runs.certificates import CERTIFICATE, read_certificate
 from trpo_brax.runs.evaluator import Evaluator
-from trpo_brax.runs.files import write_json
+from trpo_brax.runs.files import write_json, written
 from trpo_brax.runs.provenance import package_version
 from trpo_brax.runs.run import Run
 
@@ -121,7 +120,6 @@ class _Certifier:
             "confidence": settings.confidence,
             **{statement.name: statement.bound for statement in statements},
             "statements": [dataclasses.asdict(statement) for statement in statements],
-            "return_mean_lower_empirical_bernstein": empirical_bernstein(episodes, declaration),
             "observed": summarize(episodes, declaration.failure).to_dict(),
             "training_runs": None,
             "perturbations": None,
@@ -271,7 +269,5 @@ class _Certifier:
         self.listener.written(certificate)
 
     def write(self, file: Path, content: dict[str, Any]) -> None:
-        try:
+        with written(file):
             write_json(file, content)
-        except OSError as error:
-            raise UserError(f"{file} cannot be written: {error.strerror}.") from error

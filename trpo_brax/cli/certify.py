@@ -11,7 +11,6 @@ from typing import Any
 from trpo_brax.certification.settings import Certification, Listener
 from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import PolicyArguments
-from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
 
 
@@ -32,21 +31,17 @@ def certify(arguments: CertifyArguments) -> Answer:
     console = Console(sys.stderr)
     run, environment = arguments.open(arguments.statements.episodes, console)
     from trpo_brax.certification.certifier import certify as certify_run
-    from trpo_brax.runs.files import write_text
+    from trpo_brax.runs.files import write_text, written
     from trpo_brax.views.certificate_page import certificate_page
 
     output = run.path if arguments.output is None else Path(arguments.output)
-    try:
+    with written(f"output {output}", "made"):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output {output} cannot be made: {error.strerror}.") from error
     page = output / "certificate.html"
 
-    def write_page(written: Mapping[str, Any]) -> None:
-        try:
-            write_text(page, certificate_page(written))
-        except OSError as error:
-            raise UserError(f"{page} cannot be written: {error.strerror}.") from error
+    def write_page(certificate: Mapping[str, Any]) -> None:
+        with written(page):
+            write_text(page, certificate_page(certificate))
 
     certificate = certify_run(
         run,

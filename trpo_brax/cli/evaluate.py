@@ -34,7 +34,7 @@ def evaluate(arguments: EvaluateArguments) -> Answer:
 
     from trpo_brax.evaluation import Failure, Watcher, summarize
     from trpo_brax.runs.evaluator import check_episodes
-    from trpo_brax.runs.files import write_bytes
+    from trpo_brax.runs.files import write_bytes, written
 
     # What cannot work is said before anything slow is begun.
     check_episodes(arguments.episodes, arguments.seed)
@@ -51,10 +51,8 @@ def evaluate(arguments: EvaluateArguments) -> Answer:
         buffer = io.BytesIO()
         facts: dict[str, Any] = {"failed": failure(episodes), "failure": str(failure), "seed": arguments.seed}
         np.savez_compressed(buffer, **vars(episodes), **facts)
-        try:
+        with written(arguments.output):
             write_bytes(Path(arguments.output), buffer.getvalue())
-        except OSError as error:
-            raise UserError(f"{arguments.output} cannot be written: {error.strerror}.") from error
     report = summarize(episodes, failure).to_dict()
     lines = [
         f"{name.replace('_', ' '):20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}"

@@ -23,8 +23,8 @@ class PlotArguments(Checked):
     output: str = "learning_curves.png"
     """Picture to write; its ending says of which kind: png, svg or pdf."""
     panels: str | None = None
-    """Picture to write of what went on inside training: KL, surrogate improvement, step outcomes, explained variance,
-    entropy, throughput; each run has a colour."""
+    """Picture to write of what went on inside training, of one RUN: KL, surrogate improvement, step outcomes, explained
+    variance, entropy, throughput."""
     table: str | None = None
     """CSV file to write the drawn numbers to."""
     x: Literal["env_steps", "wall_time"] = "env_steps"
@@ -38,22 +38,26 @@ def plot(arguments: PlotArguments) -> Answer:
     """Run `trpo-brax plot`."""
     if not arguments.runs:
         raise ConfigError("plot needs at least one RUN; see trpo-brax plot --help.")
+    if arguments.panels is not None and len(arguments.runs) > 1:
+        raise ConfigError(f"panels are drawn of one RUN at a time, not of {len(arguments.runs)}.")
     from trpo_brax.runs.folder import RunFolder
     from trpo_brax.runs.records import read_metrics
-    from trpo_brax.views.curves import RecordedRun, group_runs
-    from trpo_brax.views.plots import plot_groups, save_figure
+    from trpo_brax.views.curves import RecordedRun, band, group_runs, write_bands
+    from trpo_brax.views.plots import groups_figure, save_figure
     from trpo_brax.views.training_plots import training_figure
 
     folders = [RunFolder(path) for path in arguments.runs]
     runs = [RecordedRun(str(one.path), one.read_config(), read_metrics(one.metrics_file)) for one in folders]
     output = Path(arguments.output)
-    table = None if arguments.table is None else Path(arguments.table)
     lines = [f"{one.name} has no iterations yet." for one in runs if not one.records]
     try:
-        plot_groups(group_runs(runs), output, arguments.x, arguments.window, table)
+        bands = [band(group, arguments.x, arguments.window) for group in group_runs(runs)]
+        save_figure(groups_figure(bands, arguments.x, arguments.window), output)
+        if arguments.table is not None:
+            write_bands(bands, Path(arguments.table), arguments.x)
         lines.append(str(output))
         if arguments.panels is not None:
-            save_figure(training_figure(runs, arguments.x), Path(arguments.panels))
+            save_figure(training_figure(runs[0], arguments.x), Path(arguments.panels))
             lines.append(arguments.panels)
     except OSError as error:
         raise UserError(f"{error.filename or arguments.output} cannot be written: {error.strerror}.") from error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import EpisodeArguments
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
+from trpo_brax.views.video import VideoOptions, choose_episodes, ending, film
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,7 @@ class RenderArguments(EpisodeArguments):
     """How many to choose the three from."""
     output: str | None = None
     """Folder to write worst.mp4, median.mp4 and best.mp4 to; by default videos in the run folder."""
-    width: int = 640
-    """Pixels, an even number."""
-    height: int = 480
-    """Pixels, an even number."""
-    fps: float | None = None
-    """Frames per second; by default as many as show every k-th control step and are no more than 30. The time shown is
-    that of the physics either way."""
-    camera: str | None = None
-    """Name of one of the model's cameras; by default one that keeps what moves in the picture."""
+    video: VideoOptions = field(default_factory=VideoOptions)
 
 
 @command(RenderArguments)
@@ -37,25 +31,25 @@ def render(arguments: RenderArguments) -> Answer:
     console = Console(sys.stderr)
     from trpo_brax.evaluation import Watcher
     from trpo_brax.runs.evaluator import check_episodes
+    from trpo_brax.runs.files import written
     from trpo_brax.views.camera import model_camera
     from trpo_brax.views.opengl import choose_platform
     from trpo_brax.views.rendering import drawable_model
-    from trpo_brax.views.video import VideoOptions, choose_episodes, cut, ending, make_folder
 
     # What cannot work is said before anything slow is begun; MuJoCo itself cannot be imported with some MUJOCO_GL.
     check_episodes(arguments.episodes, arguments.seed)
-    options = VideoOptions(arguments.width, arguments.height, arguments.fps, arguments.camera)
     drawing = choose_platform()
     run, environment = arguments.open(arguments.episodes, console)
     task = run.task(environment)
     model = drawable_model(task.environment, task.name)
-    if arguments.camera is not None:
-        model_camera(model, arguments.camera)
+    if arguments.video.camera is not None:
+        model_camera(model, arguments.video.camera)
     folder = run.path / "videos" if arguments.output is None else Path(arguments.output)
     if arguments.output is None and folder.is_symlink():
         raise UserError(f"{folder} is a link, and nothing is written through it: name a folder by --output.")
     evaluator = arguments.evaluator(run, environment)
-    make_folder(folder)
+    with written(folder, "made"):
+        folder.mkdir(parents=True, exist_ok=True)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     chosen = choose_episodes(episodes.returns)
@@ -66,9 +60,16 @@ def render(arguments: RenderArguments) -> Answer:
     for which, index in chosen.items():
         recording, file = recordings[index], folder / f"{which}.mp4"
         title = f"{which} of {arguments.episodes:,}   seed {arguments.seed}, episode {index}"
-        clip = cut(recording, task, title, control_period=period, options=options)
-        with console.counting(f"Drawing the {which}", clip.frames, "frames") as progress:
-            clip.write(file, drawing, progress)
+        film(
+            recording,
+            task,
+            title,
+            file,
+            control_period=period,
+            options=arguments.video,
+            platform=drawing,
+            counting=partial(console.counting, f"Drawing the {which}", unit="frames"),
+        )
         reached = f"return {recording.episode.returns[0]:,.4g}, {ending(recording.episode)}"
         lines.append(f"{which:8}{reached}, episode {index}: {file}")
     return Answer([*lines, "The worst one is the one to watch: an average does not show it."])

@@ -10,7 +10,6 @@ import tyro
 from tyro.conf import Positional
 
 from trpo_brax.cli.command import Answer, command
-from trpo_brax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,11 @@ class ReportArguments:
 @command(ReportArguments)
 def report(arguments: ReportArguments) -> Answer:
     """Run `trpo-brax report`."""
-    from trpo_brax.runs.files import write_text
+    from trpo_brax.runs.files import write_text, written
     from trpo_brax.views.report import report_page
 
     output = Path(arguments.run) / "report.html" if arguments.output is None else Path(arguments.output)
     page = report_page(arguments.run)
-    try:
+    with written(output):
         write_text(output, page)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}.") from error
     return Answer([str(output)])

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trpo_brax.deployment.description import MODELS, ArtifactError, Description, Format
-from trpo_brax.errors import RunFolderError
-from trpo_brax.runs.files import open_plain, read_json
+from trpo_brax.runs.files import open_plain, read_json, written
 
 DESCRIPTION = "policy.json"
 STANDALONE = "verify.py"
@@ -46,6 +42,7 @@ class Artifact:
 
         Raises:
             ArtifactError: this is none.
+            RunFolderError: its description cannot be read.
         """
         given = Path(path)
         folder = given if given.is_dir() else given.parent
@@ -53,10 +50,7 @@ class Artifact:
             raise ArtifactError(f"there is no exported policy {given}.")
         if not os.path.lexists(folder / DESCRIPTION):
             raise ArtifactError(f"{given} is no exported policy: there is no {DESCRIPTION} beside it.")
-        try:
-            data = read_json(folder / DESCRIPTION, _MOST_DESCRIPTION_BYTES)
-        except RunFolderError as error:
-            raise ArtifactError(str(error)) from error
+        data = read_json(folder / DESCRIPTION, _MOST_DESCRIPTION_BYTES)
         description = Description.from_dict(data, f"{folder / DESCRIPTION}")
         if not given.is_dir() and given.name != description.artifact:
             raise ArtifactError(f"{given} is not the model that {folder / DESCRIPTION} describes.")
@@ -66,13 +60,10 @@ class Artifact:
         """Return the model.
 
         Raises:
-            ArtifactError: it cannot be read.
+            RunFolderError: it cannot be read.
         """
-        try:
-            with open_plain(self.file, _MOST_MODEL_BYTES) as opened:
-                return opened.read(_MOST_MODEL_BYTES)
-        except RunFolderError as error:
-            raise ArtifactError(str(error)) from error
+        with open_plain(self.file, _MOST_MODEL_BYTES) as opened:
+            return opened.read(_MOST_MODEL_BYTES)
 
 
 def sha256(data: bytes) -> str:
@@ -102,7 +93,8 @@ def write_artifact(folder: Path, description: Description, model: bytes, standal
     """Write an export whole or not at all, in the place of an earlier one of the same format.
 
     Raises:
-        ArtifactError: the place is used otherwise, or cannot be written.
+        ArtifactError: the place is used otherwise.
+        UserError: it cannot be written.
     """
     check_output(folder, description.format)
     files = {
@@ -110,10 +102,13 @@ def write_artifact(folder: Path, description: Description, model: bytes, standal
         DESCRIPTION: _json(description.to_dict()).encode(),
         **({STANDALONE: standalone} if standalone is not None else {}),
     }
-    try:
+    with written(f"output {folder}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(folder) as temporary:
-            new, old = temporary / "new", temporary / "old"
+        # Whatever is in it goes, whether it could be put in its place or not.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as made:
+            new, old = Path(made) / "new", Path(made) / "old"
             new.mkdir()
             for name, data in files.items():
                 with (new / name).open("xb") as opened:
@@ -128,17 +123,6 @@ def write_artifact(folder: Path, description: Description, model: bytes, standal
                 if old.is_dir():
                     old.rename(folder)
                 raise
-    except OSError as error:
-        raise ArtifactError(f"output {folder} cannot be written: {error.strerror}.") from error
-
-
-@contextlib.contextmanager
-def _temporary_folder(beside: Path) -> Iterator[Path]:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=beside.parent))
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _json(data: dict[str, Any]) -> str:

@@ -111,20 +111,6 @@ def cvar_difference(
     return Interval(middle, float(found.low), float(found.high))
 
 
-def same_distribution_p_value(reference: npt.ArrayLike, other: npt.ArrayLike) -> float | None:
-    """Return the p-value of the two-sample Kolmogorov-Smirnov test: that the two [E] come from one distribution.
-
-    None where there is none: of a single episode, or of returns that are not finite.
-    """
-    from scipy import stats
-
-    ours, theirs = np.asarray(reference, np.float64), np.asarray(other, np.float64)
-    if ours.size < 2 or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-        return None
-    # The exact method warns and gives up where there are thousands.
-    return float(stats.ks_2samp(ours, theirs, method="asymp").pvalue)
-
-
 def _worst(values: np.ndarray, alpha: float) -> np.ndarray:
     """Return the mean of the worst share along the last axis."""
     count = math.ceil(alpha * values.shape[-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,29 +23,6 @@ class ArtifactError(UserError):
 
 
 @dataclass(frozen=True)
-class Component:
-    """One number of an observation or an action."""
-
-    name: str
-    low: float
-    """Of an action: its lowest value; of an observation: below it the policy makes no difference. -inf: no bound."""
-    high: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON, a missing bound as null."""
-        low, high = (bound if math.isfinite(bound) else None for bound in (self.low, self.high))
-        return {"name": self.name, "low": low, "high": high}
-
-    @classmethod
-    def from_dict(cls, data: Any) -> Component:
-        """Return what `to_dict` wrote."""
-        low, high = data["low"], data["high"]
-        return cls(
-            str(data["name"]), -math.inf if low is None else float(low), math.inf if high is None else float(high)
-        )
-
-
-@dataclass(frozen=True)
 class Description:
     """What whoever runs an exported policy has to know of it: the content of `policy.json`."""
 
@@ -61,10 +37,10 @@ class Description:
     """package.module:Class, for a policy trained on an environment of the user's own."""
     backend: str
     """Physics that it was trained in."""
-    observation: tuple[Component, ...]
-    """In order; a component beyond low or high is taken as if it were there."""
-    action: tuple[Component, ...]
-    """In order, as the environment's step takes it."""
+    observation: tuple[Mapping[str, Any], ...]
+    """Name, low and high of each component, in order; beyond low or high it is taken as if it were there."""
+    action: tuple[Mapping[str, Any], ...]
+    """Name, low and high of each component, in order, as the environment's step takes it; None: no bound."""
     action_range: tuple[float, ...]
     """The units of action differences: high - low, or of an unbounded component what the golden actions span."""
     control_period_seconds: float | None
@@ -91,8 +67,8 @@ class Description:
             "input": {"name": INPUT, "dtype": "float32", "shape": ["batch", len(self.observation)]},
             "output": {"name": OUTPUT, "dtype": "float32", "shape": ["batch", len(self.action)]},
             **{name: getattr(self, name) for name in _PLAIN},
-            "observation": [component.to_dict() for component in self.observation],
-            "action": [component.to_dict() for component in self.action],
+            "observation": list(self.observation),
+            "action": list(self.action),
             "golden": {
                 "observations": self.golden_observations.astype(float).tolist(),
                 "actions": self.golden_actions.astype(float).tolist(),
@@ -111,8 +87,8 @@ class Description:
                 raise ValueError("another format")
             description = cls(
                 **{name: read(data[name]) for name, read in _PLAIN.items()},
-                observation=tuple(map(Component.from_dict, data["observation"])),
-                action=tuple(map(Component.from_dict, data["action"])),
+                observation=tuple(map(dict, data["observation"])),
+                action=tuple(map(dict, data["action"])),
                 golden_observations=np.asarray(data["golden"]["observations"], np.float32),
                 golden_actions=np.asarray(data["golden"]["actions"], np.float32),
             )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trpo_brax.deployment.artifact import Artifact, check_output, sha256, write_artifact
-from trpo_brax.deployment.description import MODELS, ArtifactError, Component, Description, Format
+from trpo_brax.deployment.description import MODELS, ArtifactError, Description, Format
+from trpo_brax.deployment.findings import finite_or_none
 from trpo_brax.deployment.formats import Act, actor, convert, policy_act, require
 from trpo_brax.deployment.names import action_names, observation_names
 from trpo_brax.deployment.observations import (
@@ -81,7 +82,7 @@ def export(
     actions = reference(observations)
     model = convert(policy, format)
     _check(policy, actor(model, format), observations)
-    fingerprint = policy.fingerprint()
+    fingerprint, rollout = policy.fingerprint(), run.config.rollout
     certificate, notes = read_certificate(run, fingerprint)
     description = Description(
         format=format,
@@ -90,11 +91,11 @@ def export(
         policy_sha256=fingerprint,
         task=task.name,
         environment=run.config.environment,
-        backend=run.config.rollout.backend if run.config.environment is None else _backend(task),
+        backend=str(getattr(task.environment, "backend", "unknown")) if run.config.environment else rollout.backend,
         **_components(evaluator, policy),
         action_range=tuple(action_range(policy, actions).tolist()),
-        control_period_seconds=_control_period(task, run.config.rollout.action_repeat),
-        action_repeat=run.config.rollout.action_repeat,
+        control_period_seconds=_control_period(task, rollout.action_repeat),
+        action_repeat=rollout.action_repeat,
         checkpoint_iteration=iteration,
         checkpoint_sha256=run.checkpoints.hash(iteration),
         policy_seed=seed,
@@ -150,7 +151,10 @@ def _components(evaluator: Evaluator, policy: Policy) -> dict[str, Any]:
         "action": (action_names(evaluator.task), bounds.low, bounds.high),
     }
     return {
-        what: tuple(Component(name, float(low), float(high)) for name, low, high in zip(*parts, strict=True))
+        what: tuple(
+            {"name": name, "low": finite_or_none(float(low)), "high": finite_or_none(float(high))}
+            for name, low, high in zip(*parts, strict=True)
+        )
         for what, parts in limits.items()
     }
 
@@ -158,7 +162,3 @@ def _components(evaluator: Evaluator, policy: Policy) -> dict[str, Any]:
 def _control_period(task: Task, action_repeat: int) -> float | None:
     step = getattr(task.environment, "dt", None)
     return None if step is None else round(float(step) * action_repeat, 9)
-
-
-def _backend(task: Task) -> str:
-    return str(getattr(task.environment, "backend", "unknown"))

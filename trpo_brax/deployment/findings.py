@@ -62,8 +62,6 @@ class ClosedLoop:
     comparisons: tuple[Finding, ...]
     statements: tuple[Finding, ...]
     """Those of the certificate, with what the exported policy's episodes say of them."""
-    same_distribution_p_value: float | None
-    """Kolmogorov-Smirnov, of the returns: reported only. None where the episodes give none."""
     statements_note: str | None
     """Why the certificate's statements were not checked, where there are some."""
 
@@ -105,7 +103,6 @@ class Verification:
             "differences": {} if loop is None else _figures(loop.comparisons),
             "statements": {} if loop is None else _figures(loop.statements),
             "statements_note": None if loop is None else loop.statements_note,
-            "same_distribution_p_value": None if loop is None else loop.same_distribution_p_value,
         }
 
 

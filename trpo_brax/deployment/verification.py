@@ -17,7 +17,6 @@ from trpo_brax.deployment.comparison import (
     failure_rate_difference,
     least_failure_margin,
     mean_difference,
-    same_distribution_p_value,
 )
 from trpo_brax.deployment.description import ArtifactError
 from trpo_brax.deployment.exporting import TOLERANCE, read_certificate
@@ -203,7 +202,6 @@ def _closed_loop(
         theirs,
         compare_episodes(ours, theirs, failure, alpha, margin, failure_margin),
         statements,
-        same_distribution_p_value(ours.returns, theirs.returns),
         note,
     )
 
@@ -223,14 +221,9 @@ def _check_enough(episodes: int, failure_margin: float, certified: Certified | N
         return
     # Rounded up: what the sentence asks for has to be enough.
     shown = Context(prec=3, rounding=ROUND_CEILING).create_decimal(least)
-    most = MOST_EPISODES if certified is None else certified.declaration.episodes
     needed = episodes_for_failure_margin(failure_margin, CONFIDENCE)
-    if needed <= most:
-        remedy = f"give episodes at least {needed:,} or failure_margin at least {shown}"
-    elif certified is not None:
-        remedy = f"the policy's certificate has no more than {most:,}, so give failure_margin at least {shown}"
-    else:
-        remedy = f"give failure_margin at least {shown}"
+    can_have = needed <= (MOST_EPISODES if certified is None else certified.declaration.episodes)
+    remedy = f"give {f'episodes at least {needed:,} or ' if can_have else ''}failure_margin at least {shown}"
     raise ConfigError(
         f"{episodes:,} episodes are too few for failure_margin {failure_margin:g}, as even without a failure they "
         f"leave a doubt of {shown} about the failure rate: {remedy}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
 import re
 from collections.abc import Callable
@@ -20,8 +19,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_ENDED_EARLY = "terminated"
-_CLAUSE = re.compile(r"(return|length)\s*(<=|>=|<|>)\s*(\S+)")
+_CLAUSE = re.compile(r"(return|length)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,45 +34,32 @@ class Failure:
     """`return < 500`, `length < 100`, `terminated` (ended by the task before its time limit), or several with `or`."""
 
     def __post_init__(self) -> None:
-        self._clauses()
+        nothing = np.zeros(0)
+        self(Episodes(nothing, nothing, nothing > 0, nothing > 0))
 
     def __call__(self, episodes: Episodes) -> np.ndarray:
         """Return bool [E]: which of the episodes failed."""
         failed = episodes.nonfinite.copy()
-        for quantity, compare, limit in self._clauses():
-            failed |= episodes.terminated if compare is None else compare(_values(episodes, quantity), limit)
+        for part in re.split(r"\bor\b", self.text):
+            failed |= self._clause(part.strip(), episodes)
         return failed
 
     def __str__(self) -> str:
         return f"{self.text} or non-finite"
 
-    def _clauses(self) -> list[tuple[str, Callable[[Any, Any], Any] | None, float]]:
-        return [self._clause(part.strip()) for part in re.split(r"\bor\b", self.text)]
-
-    def _clause(self, part: str) -> tuple[str, Callable[[Any, Any], Any] | None, float]:
-        if part == _ENDED_EARLY:
-            return part, None, 0.0
+    def _clause(self, part: str, episodes: Episodes) -> np.ndarray:
+        if part == "terminated":
+            return episodes.terminated
         match = _CLAUSE.fullmatch(part)
-        limit = _number(match[3]) if match else None
-        if match is None or limit is None:
+        if match is None:
             raise ConfigError(
                 'failure must be like "return < 500", "length < 100" or "terminated", or several of them with "or", '
                 f"not {self.text[:80]!r}."
             )
-        return match[1], _COMPARISONS[match[2]], limit
+        values = episodes.lengths if match[1] == "length" else episodes.returns.astype(np.float64)
+        failed: np.ndarray = _COMPARISONS[match[2]](values, float(match[3]))
+        return failed
 
 
-DEFAULT_FAILURE = Failure(_ENDED_EARLY)
+DEFAULT_FAILURE = Failure("terminated")
 """An episode that ended before its time limit, or went non-finite."""
-
-
-def _values(episodes: Episodes, quantity: str) -> np.ndarray:
-    return episodes.lengths if quantity == "length" else episodes.returns.astype(np.float64)
-
-
-def _number(word: str) -> float | None:
-    try:
-        number = float(word)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from trpo_brax.errors import RunFolderError
+from trpo_brax.errors import RunFolderError, UserError
 
 MOST_JSON_BYTES = 1 << 20
 _MOST_DIGITS = 20
@@ -87,6 +87,19 @@ def walk(folder: Path, forgiven: tuple[type[BaseException], ...] = ()) -> Iterat
                     yield Path(entry.path), mode, depth
                     if stat.S_ISDIR(mode):
                         open_folders.append((Path(entry.path), depth + 1))
+
+
+@contextlib.contextmanager
+def written(path: object, done: str = "written") -> Iterator[None]:
+    """Say in one sentence that a file cannot be written, or a folder be made, where the block fails to.
+
+    Raises:
+        UserError: it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be {done}: {error.strerror}.") from error
 
 
 def write_json(file: Path, data: Any) -> None:

@@ -27,8 +27,9 @@ from trpo_brax.runs.run import Run
 from trpo_brax.runs.saving import reason
 from trpo_brax.runs.summary import last_episodes
 from trpo_brax.training.session import Segment
-from trpo_brax.views.plots import learning_curve
-from trpo_brax.views.training_plots import training_panels
+from trpo_brax.views.curves import RecordedRun
+from trpo_brax.views.plots import learning_figure, save_figure
+from trpo_brax.views.training_plots import training_figure
 
 
 def conclude(
@@ -128,13 +129,17 @@ class _Conclusion:
         signal: int | None = summary["signal"]
         return signal
 
-    def _draw_curve(self) -> None:
+    def _title(self) -> str:
         seeds = self._config.seeds
         told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-        learning_curve(self._segment.records, self._folder.learning_curve_file, f"{self._task.name}, {told}")
+        return f"{self._task.name}, {told}"
+
+    def _draw_curve(self) -> None:
+        save_figure(learning_figure(self._segment.records, self._title()), self._folder.learning_curve_file)
 
     def _draw_panels(self) -> None:
-        training_panels(self._segment.records, self._config, self._folder.training_panels_file)
+        run = RecordedRun(self._title(), self._config, self._segment.records)
+        save_figure(training_figure(run), self._folder.training_panels_file)
 
     def _found(self, seed: int) -> list[dict[str, Any]]:
         return [finding.to_dict() for finding in self._findings[seed]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trpo_brax.views.opengl import RenderingError
-from trpo_brax.views.rendering import Motion, place, walks
+from trpo_brax.views.rendering import walks
 
 if TYPE_CHECKING:
     from mujoco import MjModel, MjvCamera
@@ -31,7 +31,7 @@ def model_camera(model: MjModel, name: str) -> MjvCamera:
     """
     import mujoco
 
-    names: list[str] = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_CAMERA, index) for index in range(model.ncam)]
+    names = [model.camera(index).name for index in range(model.ncam)]
     if name not in names:
         known = f"only {', '.join(filter(None, names))}" if any(names) else "nor any other with a name"
         raise RenderingError(f"the model has no camera {name!r}, {known}.")
@@ -40,7 +40,7 @@ def model_camera(model: MjModel, name: str) -> MjvCamera:
     return camera
 
 
-def frame(model: MjModel, motion: Motion, aspect: float) -> tuple[MjvCamera, ...]:
+def frame(model: MjModel, positions: np.ndarray, aspect: float) -> tuple[MjvCamera, ...]:
     """Return a camera for each moment, x to the right, so that nothing that moves leaves the picture.
 
     A robot that can go anywhere is followed, over the ground and up and down by no more than it must; else the camera
@@ -48,20 +48,21 @@ def frame(model: MjModel, motion: Motion, aspect: float) -> tuple[MjvCamera, ...
 
     Args:
         model: the system.
-        motion: of its links, S moments.
+        positions: of its joints, [S, nq].
         aspect: the picture's width by its height.
 
     Raises:
         RenderingError: nothing is to be seen of it.
     """
-    low, high = _extents(model, motion)
+    import mujoco
+
     follows = walks(model)
-    if follows:
-        moving = model.geom_bodyid[_bounded(model)] > 0
-        low, high = low[:, moving], high[:, moving]
-    if not low.size:
+    # What is bounded and, where the camera goes along, moves: the ground has no end, which MuJoCo writes as a radius 0.
+    shapes = np.flatnonzero((model.geom_rbound > 0.0) & (model.geom_bodyid >= int(follows)))
+    if not shapes.size:
         raise RenderingError("there is nothing to draw: the model has no shape that moves.")
-    anchors = motion.positions[:, 0].copy() if follows else np.zeros((len(low), 3))
+    low, high, anchors = _extents(model, positions, shapes)
+    anchors *= follows
     if follows:
         slack = (high[0].max(0) - low[0].min(0))[2] / 2.0
         anchors[:, 2] -= np.clip(anchors[:, 2] - anchors[0, 2], -slack, slack)
@@ -69,48 +70,33 @@ def frame(model: MjModel, motion: Motion, aspect: float) -> tuple[MjvCamera, ...
     # What flies apart would leave a picture in which nothing can be seen before it did.
     room = _ROOM * max(float(model.stat.extent), float((high - low)[0].max()))
     lowest, highest = np.maximum(low.min(0), low[0] - room), np.minimum(high.max(0), high[0] + room)
-    targets = anchors + (lowest + highest) / 2.0
     width, depth, height = highest - lowest
     flat = height < _FLAT * max(width, depth)
     elevation = _ABOVE if flat else _SIDE
     seen = _MARGIN * max((depth if flat else height) / (1.0 - _CAPTION), width / aspect)
     distance = seen / (2.0 * np.tan(np.radians(float(model.vis.global_.fovy)) / 2.0)) + (0.0 if flat else depth / 2.0)
     slope = np.radians(elevation)
-    targets += _CAPTION / 2.0 * seen * np.array([0.0, -np.sin(slope), np.cos(slope)])
-    return tuple(_camera(target, float(distance), elevation) for target in targets)
+    targets = anchors + (lowest + highest) / 2.0 + _CAPTION / 2.0 * seen * np.array([0, -np.sin(slope), np.cos(slope)])
+    cameras: list[Any] = [mujoco.MjvCamera() for _ in targets]
+    for camera, target in zip(cameras, targets, strict=True):
+        camera.lookat, camera.distance = target, distance
+        camera.azimuth, camera.elevation = 90.0, elevation
+    return tuple(cameras)
 
 
-def _camera(target: np.ndarray, distance: float, elevation: float) -> MjvCamera:
-    import mujoco
-
-    camera: Any = mujoco.MjvCamera()
-    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-    camera.lookat, camera.distance = target, distance
-    camera.azimuth, camera.elevation = 90.0, elevation
-    return camera
-
-
-def _bounded(model: MjModel) -> np.ndarray:
-    """Return bool [geoms]: those with an end, which the ground has not."""
-    import mujoco
-
-    endless = (int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD))
-    return ~np.isin(model.geom_type, endless)
-
-
-def _extents(model: Any, motion: Motion) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and highest corners of boxes around the G bounded shapes, [S, G, 3] each."""
+def _extents(model: Any, positions: np.ndarray, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the lowest and highest corners of boxes around G shapes, [S, G, 3] each, and the first body's places."""
     import mujoco
 
     data: Any = mujoco.MjData(model)
-    shapes = np.flatnonzero(_bounded(model))
     center, half = model.geom_aabb[shapes, :3], model.geom_aabb[shapes, 3:]
-    corners = []
-    for positions, rotations in zip(motion.positions, motion.rotations, strict=True):
-        place(model, data, positions, rotations)
+    found = []
+    for moment in positions:
+        data.qpos = moment
+        mujoco.mj_kinematics(model, data)
         turn = data.geom_xmat[shapes].reshape(-1, 3, 3)
         middle = data.geom_xpos[shapes] + np.einsum("gij,gj->gi", turn, center)
         reach = np.einsum("gij,gj->gi", np.abs(turn), half)
-        corners.append((middle - reach, middle + reach))
-    low, high = zip(*corners, strict=True)
-    return np.array(low), np.array(high)
+        found.append((middle - reach, middle + reach, data.xpos[1].copy()))
+    low, high, anchors = map(np.array, zip(*found, strict=True))
+    return low, high, anchors

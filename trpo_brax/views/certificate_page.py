@@ -63,8 +63,6 @@ def _grounds(certificate: Mapping[str, Any]) -> str:
         if earlier
         else ""
     )
-    empirical = certificate["return_mean_lower_empirical_bernstein"]
-    beside = "" if empirical is None else f" Empirical Bernstein, beside it, would state {empirical:,.6g} for the mean."
     return (
         "<h3>What this rests on</h3>\n"
         f"<p>These statements, the {declared['episodes']:,} episodes they are made from and their seed were declared "
@@ -72,7 +70,7 @@ def _grounds(certificate: Mapping[str, Any]) -> str:
         f"statement by itself has {100 * declared['confidence_each']:.6g}% confidence, so that all hold together "
         "(Bonferroni). None assumes anything of the shape of the distribution: the failure probability is Clopper "
         "and Pearson's one-sided bound, the quantile an order statistic, mean and CVaR are bounded by betting "
-        f"(Waudby-Smith and Ramdas 2024).{text(beside)}</p>\n"
+        f"(Waudby-Smith and Ramdas 2024).</p>\n"
         f"<p>Failed means: {text(declared['failure'])}. Mean and CVaR rest on no return being below "
         f"{declared['return_floor']:,.6g}: {_SOURCES[declared['return_floor_source']]}. Returns above "
         f"{declared['return_cap']:,.6g} count as that much ({_SOURCES[declared['return_cap_source']]}), which can only "

@@ -25,30 +25,18 @@ _NOMINAL = {"observation_noise": 0.0, "delay": 0.0}
 
 
 def perturbation_figure(perturbations: Mapping[str, Any]) -> Figure:
-    """Return the picture of a certificate's `perturbations`: a column a perturbation, return above, failures below."""
+    """Return the picture of a certificate's `perturbations`: a row a perturbation, return left, failures right."""
     from matplotlib.figure import Figure
 
     worlds: Sequence[Mapping[str, Any]] = perturbations["worlds"]
     names = list(dict.fromkeys(world["perturbation"] for world in worlds if world["perturbation"] is not None))
-    columns = max(1, min(3, len(names)))
-    bands = -(-max(1, len(names)) // columns)
-    figure = Figure(figsize=(3.4 * columns, 4.6 * bands), layout="constrained")
-    panels = figure.subplots(2 * bands, columns, squeeze=False)
-    for panel in panels[::2].ravel()[1:]:
-        panel.sharey(panels[0, 0])
-    for place in range(bands * columns):
-        band, column = divmod(place, columns)
-        above, below = panels[2 * band, column], panels[2 * band + 1, column]
-        if place >= len(names):
-            above.set_visible(False)
-            below.set_visible(False)
-            continue
-        _draw(above, below, names[place], _rows(worlds, names[place]))
-        if column == 0:
-            above.set_ylabel("return")
-            below.set_ylabel("failure rate")
-    panels[0, 0].legend(frameon=False, fontsize=8)
-    panels[1, 0].legend(frameon=False, fontsize=8)
+    figure = Figure(figsize=(7.2, 2.3 * max(1, len(names))), layout="constrained")
+    panels = figure.subplots(max(1, len(names)), 2, squeeze=False, sharey="col")
+    for (left, right), name in zip(panels, names, strict=False):
+        _draw(left, right, name, _rows(worlds, name))
+    for panel, told in zip(panels[0], ("return", "failure rate"), strict=True):
+        panel.set_title(told, fontsize=10)
+        panel.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -59,20 +47,20 @@ def _rows(worlds: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, M
     return sorted(own + trained, key=lambda pair: pair[0])
 
 
-def _draw(above: Axes, below: Axes, name: str, rows: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
+def _draw(left: Axes, right: Axes, name: str, rows: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
     strengths = [strength for strength, _ in rows]
 
     def column(key: str) -> np.ndarray:
         return np.array([world[key] for _, world in rows], np.float64)
 
-    above.plot(strengths, column("return_mean"), color=BLUE, marker="o", ms=3, lw=1.4, label="mean")
-    above.plot(strengths, column("return_mean_lower"), color=BLUE, lw=1, ls="--", label="mean, certified at least")
-    above.plot(strengths, column("return_cvar_lower"), color=ORANGE, lw=1, ls=":", label="CVaR, certified at least")
-    below.plot(strengths, column("failure_rate"), color=ORANGE, marker="o", ms=3, lw=1.4, label="observed")
+    left.plot(strengths, column("return_mean"), color=BLUE, marker="o", ms=3, lw=1.4, label="mean")
+    left.plot(strengths, column("return_mean_lower"), color=BLUE, lw=1, ls="--", label="mean, certified at least")
+    left.plot(strengths, column("return_cvar_lower"), color=ORANGE, lw=1, ls=":", label="CVaR, certified at least")
+    right.plot(strengths, column("failure_rate"), color=ORANGE, marker="o", ms=3, lw=1.4, label="observed")
     upper = column("failure_probability_upper")
-    below.plot(strengths, upper, color=ORANGE, lw=1, ls="--", label="certified at most")
-    below.set_ylim(-0.03, 1.03)
-    below.set_xlabel(LABELS.get(name, name))
-    for panel in (above, below):
+    right.plot(strengths, upper, color=ORANGE, lw=1, ls="--", label="certified at most")
+    right.set_ylim(-0.03, 1.03)
+    for panel in (left, right):
+        panel.set_xlabel(LABELS.get(name, name))
         panel.axvline(_NOMINAL.get(name, 1.0), color="0.6", lw=0.8, zorder=0)
         trim(panel)

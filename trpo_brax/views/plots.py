@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trpo_brax.errors import UserError
-from trpo_brax.evaluation.interquartile import Floats
-from trpo_brax.views.curves import Axis, Band, Curve, CurveGroup, band, write_bands
+from trpo_brax.views.curves import Axis, Band, Curve, CurveGroup, band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,22 +26,15 @@ PALETTE = 200
 X_LABELS: dict[Axis, str] = {"env_steps": "control steps", "wall_time": "wall-clock seconds"}
 
 
-def learning_curve(records: Sequence[dict[str, Any]], file: Path, title: str) -> None:
-    """Draw one run's return against control steps, with the spread over episodes and, of several seeds, over seeds.
+def learning_figure(records: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Return one run's return against control steps: of one seed the mean and the spread over episodes.
+
+    The spread is one standard deviation to either side of the mean over the episodes that ended in an iteration. Of
+    several seeds the curve is the interquartile mean, with its bootstrap interval.
 
     Args:
         records: of metrics.jsonl.
-        file: PNG to write.
         title: above the curve.
-    """
-    save_figure(learning_figure(records, title), file)
-
-
-def learning_figure(records: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Return the picture of `learning_curve`.
-
-    The spread is one standard deviation to either side of the mean over all episodes that ended in an iteration, of
-    all seeds. Of several seeds the curve is the interquartile mean, with its bootstrap interval.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -51,15 +43,13 @@ def learning_figure(records: Sequence[dict[str, Any]], title: str) -> Figure:
     seeds = sorted({record.get("seed", 0) for record in records})
     figure = Figure(figsize=(6.7, 3.7), layout="constrained")
     axes = figure.add_subplot()
-    steps, mean, std = _episodes(rows)
-    of_all = " over episodes of all seeds" if len(seeds) > 1 else ""
-    axes.fill_between(
-        steps, mean - std, mean + std, color=BLUE, alpha=0.2, lw=0, label=f"± 1 standard deviation{of_all}"
-    )
     if len(seeds) > 1:
-        curves = [Curve.of(row for row in records if row["seed"] == seed) for seed in seeds]
-        _draw_band(axes, band(CurveGroup(title, "", tuple(curves))), ORANGE)
+        curves = [Curve.of(row for row in rows if row["seed"] == seed) for seed in seeds]
+        _draw_band(axes, band(CurveGroup(title, "", tuple(curves))), BLUE)
     else:
+        names = ("env_steps", "episode_return_mean", "episode_return_std")
+        steps, mean, std = (np.array([row[name] for row in rows], float) for name in names)
+        axes.fill_between(steps, mean - std, mean + std, color=BLUE, alpha=0.2, lw=0, label="± 1 standard deviation")
         axes.plot(steps, mean, color=BLUE, lw=1.2, marker=".", ms=3, label="mean over episodes that ended")
     axes.set(title=title, xlabel="control steps", ylabel="return (sampled actions)", xlim=(0, None))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -105,48 +95,19 @@ def png_of(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _episodes(rows: Sequence[dict[str, Any]]) -> tuple[Floats, Floats, Floats]:
-    """Return control steps, and the mean and standard deviation over the episodes of all seeds, of each iteration."""
-    by_steps: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_steps.setdefault(row["env_steps"], []).append(row)
-    moments = []
-    for _, same in sorted(by_steps.items()):
-        weights = np.array([row.get("episodes", 1) for row in same], float)
-        means = np.array([row["episode_return_mean"] for row in same], float)
-        spreads = np.array([row["episode_return_std"] for row in same], float)
-        mean = np.average(means, weights=weights)
-        moments.append((mean, np.sqrt(np.average(spreads**2 + (means - mean) ** 2, weights=weights))))
-    mean_and_std = np.array(moments, float).reshape(-1, 2)
-    return np.array(sorted(by_steps), float), mean_and_std[:, 0], mean_and_std[:, 1]
-
-
-def plot_groups(
-    groups: Sequence[CurveGroup], file: Path, axis: Axis = "env_steps", window: int = 1, table: Path | None = None
-) -> None:
-    """Draw the learning curves of groups of seeds, and write their numbers.
-
-    Args:
-        groups: as `group_runs` makes them.
-        file: picture to write; its ending says of which kind.
-        axis: what to put the returns against.
-        window: smooth every seed's curve over the episodes of so many iterations; 1: not at all.
-        table: CSV to write the drawn numbers to.
-
-    Raises:
-        UserError: there are more configurations than colours, or the picture cannot be of that kind.
-    """
-    bands = [band(group, axis, window) for group in groups]
-    save_figure(groups_figure(bands, axis, window), file)
-    if table is not None:
-        write_bands(bands, table, axis)
-
-
 def groups_figure(bands: Sequence[Band], axis: Axis, window: int) -> Figure:
-    """Return the picture of `plot_groups`: a panel a task, a colour a configuration.
+    """Return the learning curves of groups of seeds: a panel a task, a colour a configuration.
 
     A curve is thick where all of its seeds are present, with their interval around it, and thin and dashed without
     one where some are absent.
+
+    Args:
+        bands: of the groups that `group_runs` makes, of `axis` and `window` too.
+        axis: what the returns are put against.
+        window: the iterations that a curve is smoothed over.
+
+    Raises:
+        UserError: there are more configurations than colours.
     """
     from matplotlib.figure import Figure
 

@@ -92,7 +92,7 @@ def _pictures(folder: RunFolder, config: Config, records: Sequence[dict[str, Any
     run = RecordedRun(title, config, records)
     return (
         f"<h2>Training</h2>\n{picture(png_of(learning_figure(records, title)), 'Return against control steps')}\n"
-        f"{picture(png_of(training_figure([run])), 'What the steps did, iteration by iteration')}"
+        f"{picture(png_of(training_figure(run)), 'What the steps did, iteration by iteration')}"
     )
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trpo_brax.errors import ConfigError, UserError
-from trpo_brax.evaluation.episodes import Episodes, Recording
+from trpo_brax.errors import ConfigError
+from trpo_brax.runs.files import write_bytes, written
 from trpo_brax.views.camera import frame, model_camera
-from trpo_brax.views.rendering import Canvas, Motion, drawable_model, motion_of
+from trpo_brax.views.rendering import drawable_model, joint_positions, pictures
 
 if TYPE_CHECKING:
-    from mujoco import MjModel, MjvCamera
-
     from trpo_brax.environments import Task
+    from trpo_brax.evaluation import Episodes, Recording
 
 MOST_FRAMES_PER_SECOND = 30.0
 HOLD_SECONDS = 1.5
@@ -33,21 +33,22 @@ class VideoOptions:
     """How an episode is shown."""
 
     width: int = 640
-    """Pixels; even, as H.264's colours need it."""
+    """Pixels, an even number."""
     height: int = 480
-    """Pixels; even."""
-    frames_per_second: float | None = None
-    """By default as many as show every k-th control step and are no more than 30."""
+    """Pixels, an even number."""
+    fps: float | None = None
+    """Frames per second; by default as many as show every k-th control step and are no more than 30. The time shown is
+    that of the physics either way."""
     camera: str | None = None
     """Name of one of the model's cameras; by default one that keeps what moves in the picture."""
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
             value = getattr(self, name)
-            if not 64 <= value <= 4096 or value % 2:
+            if not 64 <= value <= 4096 or value % 2:  # H.264's colours are those of two by two pixels
                 raise ConfigError(f"{name} must be an even number from 64 to 4096, not {value}.")
-        if self.frames_per_second is not None and not 1.0 <= self.frames_per_second <= 240.0:
-            raise ConfigError(f"fps must be from 1 to 240, not {self.frames_per_second:g}.")
+        if self.fps is not None and not 1.0 <= self.fps <= 240.0:
+            raise ConfigError(f"fps must be from 1 to 240, not {self.fps:g}.")
 
 
 def choose_episodes(returns: np.ndarray) -> dict[str, int]:
@@ -85,81 +86,57 @@ def ending(episode: Episodes) -> str:
     return f"{'not finite' if episode.nonfinite[0] else how} after {steps}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """An episode cut into frames, ready to be drawn."""
-
-    model: MjModel
-    motion: Motion
-    cameras: tuple[MjvCamera, ...]
-    captions: tuple[str, ...]
-    """Under the title, one of each moment of the motion."""
-    title: str
-    ending: str
-    """Drawn on the last frame, which is held."""
-    rate: Fraction
-    """Frames per second."""
-    options: VideoOptions
-
-    @property
-    def frames(self) -> int:
-        """How many there are, with those of the last one held."""
-        return len(self.cameras) + self._held
-
-    @property
-    def _held(self) -> int:
-        return round(HOLD_SECONDS * self.rate)
-
-    def write(self, path: Path, platform: str, progress: Callable[[int], None] = lambda done: None) -> None:
-        """Draw it and write it as an MP4 that any browser plays.
-
-        Args:
-            path: where to; the file is there whole or not at all.
-            platform: `choose_platform`'s.
-            progress: told how many frames are done.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        make_folder(path.parent)
-        write_video(path, self._pictures(platform, progress), self.rate, self.options.width, self.options.height)
-
-    def _pictures(self, platform: str, progress: Callable[[int], None]) -> Iterator[np.ndarray]:
-        last = len(self.cameras) - 1
-        with Canvas(self.model, platform, width=self.options.width, height=self.options.height) as canvas:
-            for moment, (camera, caption) in enumerate(zip(self.cameras, self.captions, strict=True)):
-                drawn = canvas.draw(self.motion.positions[moment], self.motion.rotations[moment], camera)
-                picture = captioned(drawn, [self.title, caption], self.ending if moment == last else None)
-                yield picture
-                progress(moment + 1)
-        for held in range(self._held):
-            yield picture
-            progress(last + 2 + held)
-
-
-def cut(recording: Recording, task: Task, title: str, *, control_period: float, options: VideoOptions) -> Clip:
-    """Cut an episode into frames that show it in the time that it took.
+def film(
+    recording: Recording,
+    task: Task,
+    title: str,
+    path: Path,
+    *,
+    control_period: float,
+    options: VideoOptions,
+    platform: str,
+    counting: Callable[[int], AbstractContextManager[Callable[[int], None]]] = lambda frames: nullcontext(
+        lambda done: None
+    ),
+) -> None:
+    """Write an episode, in the time that it took, as an MP4 that any browser plays.
 
     Args:
         recording: the episode.
         task: whose.
         title: drawn above it.
+        path: where to; the file is there whole or not at all.
         control_period: seconds of a control step.
         options: how it is shown.
+        platform: `choose_platform`'s.
+        counting: a block in which so many frames are counted.
 
     Raises:
-        UserError: the environment cannot be drawn, or has not the camera asked for.
+        UserError: the environment cannot be drawn, or has not the camera asked for, or the file cannot be written.
     """
     model = drawable_model(task.environment, task.name)
-    rate = frame_rate(control_period, options.frames_per_second)
+    rate = frame_rate(control_period, options.fps)
     steps = frame_steps(len(recording.physics) - 1, control_period, rate)
-    motion = motion_of(model, [recording.physics[step] for step in steps], task.name)
+    positions = joint_positions(model, [recording.physics[step] for step in steps], task.name)
     if options.camera is None:
-        cameras = frame(model, motion, options.width / options.height)
+        cameras = frame(model, positions, options.width / options.height)
     else:
         cameras = (model_camera(model, options.camera),) * len(steps)
-    captions = tuple(f"time {step * control_period:.2f} s   return {recording.returns[step]:,.2f}" for step in steps)
-    return Clip(model, motion, cameras, captions, title, ending(recording.episode), rate, options)
+    held = round(HOLD_SECONDS * rate)
+
+    def frames(progress: Callable[[int], None]) -> Iterator[np.ndarray]:
+        drawn = pictures(model, platform, positions, cameras, width=options.width, height=options.height)
+        for done, (picture, step) in enumerate(zip(drawn, steps, strict=True), 1):
+            caption = f"time {step * control_period:.2f} s   return {recording.returns[step]:,.2f}"
+            shown = captioned(picture, [title, caption], ending(recording.episode) if done == len(steps) else None)
+            yield shown
+            progress(done)
+        for done in range(len(steps) + 1, len(steps) + held + 1):
+            yield shown
+            progress(done)
+
+    with counting(len(steps) + held) as progress:
+        write_video(path, frames(progress), rate, options.width, options.height)
 
 
 def captioned(picture: np.ndarray, lines: list[str], ending: str | None = None) -> np.ndarray:
@@ -184,40 +161,21 @@ def captioned(picture: np.ndarray, lines: list[str], ending: str | None = None) 
     return np.asarray(image)
 
 
-def write_video(path: Path, pictures: Iterable[np.ndarray], rate: Fraction, width: int, height: int) -> None:
-    """Write pictures, uint8 [height, width, 3], as H.264 in an MP4 that begins to play before it is loaded.
+def write_video(path: Path, frames: Iterable[np.ndarray], rate: Fraction, width: int, height: int) -> None:
+    """Write frames, uint8 [height, width, 3], as H.264 in an MP4 that begins to play before it is loaded.
 
     Raises:
         UserError: the file cannot be written.
     """
     import av
 
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        # Not through a link that somebody left at the temporary name.
-        temporary.unlink(missing_ok=True)
-        temporary.touch(exist_ok=False)
-        with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "video.mp4"
+        with av.open(str(file), "w", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": _QUALITY})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            for picture in pictures:
+            for picture in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, unless it is there.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be made: {error.strerror}.") from error
+        with written(path):
+            write_bytes(path, file.read_bytes())
