@@ -37,10 +37,12 @@ train: .venv/installed
 	@exec .venv/bin/trpo-brax train $(ARGS)
 
 test: .venv/installed-dev
-	@.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: .venv/installed-dev
-	@.venv/bin/python -m pytest -m slow --timeout 3600
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/python -m pytest -m slow --timeout 3600
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
+	  $(addprefix tests/,algorithm learner training runs integration)
 
 check: .venv/installed-dev
 	@.venv/bin/ruff format --check

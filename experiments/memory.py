@@ -18,7 +18,7 @@ import tyro
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.environments.making import make_task
 from trpo_brax.environments.vectorized import POOL_SIZE
-from trpo_brax.host import devices as device_choice
+from trpo_brax.host.devices import prepare
 from trpo_brax.learner.rollout import Trajectory
 from trpo_brax.presets import preset
 
@@ -60,7 +60,7 @@ def measure_memory(bench: Workbench, memory_gib: float) -> Memory:
         bench: whose program it is.
         memory_gib: memory of all devices together, in GiB, to fit environments into.
     """
-    devices = list(bench.mesh.devices.flat)
+    devices = list(bench.program.mesh.devices.flat)
     num_envs, length = bench.config.rollout.num_envs, bench.config.rollout.unroll_length
     plan, planned = bench.program.memory_analysis(), bench.planned_bytes()
     added = plan.output_size_in_bytes - plan.alias_size_in_bytes
@@ -101,8 +101,7 @@ def _bytes(tree: Any) -> int:
 def main(arguments: Arguments) -> None:
     """Build the task's program and print what it needs."""
     config = preset(arguments.task)
-    device_choice.configure(config.runtime, config.rollout.num_envs)
-    devices = device_choice.select(config.runtime, config.rollout.num_envs)
+    devices = prepare(config.runtime, config.rollout.num_envs, print).devices
     memory = measure_memory(Workbench.build(config, make_task(config), devices), arguments.memory_gib)
     print(json.dumps(dataclasses.asdict(memory), indent=1))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 import pytest
+from brax.envs import Env
 
-from tests.tiny_environments import PointMass
-from trpo_brax.config import Config, RolloutConfig, override
+from tests.tiny_environments import PointMass, TinyEnvironment
+from trpo_brax.config import Config, RolloutConfig, override, shaping_differences
 from trpo_brax.environments import Task, own_task
 from trpo_brax.learner.program import Program
 
@@ -31,6 +33,44 @@ def tiny_config(**values: object) -> Config:
     return override(Config(), **(small | values))
 
 
+_PROGRAMS: list[Program] = []
+
+
+def shared_program(config: Config, task: Task, devices: Sequence[jax.Device]) -> Program:
+    """Return a program, and the same one again where nothing that is compiled differs.
+
+    Tracing and compiling take most of a tiny run's time, and one executable is what the persistent cache would give.
+    """
+
+    def same(other: Program) -> bool:
+        return (
+            not shaping_differences(other.config, config)
+            and other.config.runtime.check_finite == config.runtime.check_finite
+            and list(other.mesh.devices.flat) == list(devices)
+            and same_environment(other.task.environment, task.environment)
+        )
+
+    known = next(filter(same, _PROGRAMS), None)
+    if known is None:
+        known = Program(config, task, devices)
+        _PROGRAMS.append(known)
+    return known
+
+
+def same_environment(ours: Env, theirs: Env) -> bool:
+    """Tell whether two environments are one, or two tiny ones that were made alike."""
+    made_alike = type(ours) is type(theirs) and repr(vars(ours)) == repr(vars(theirs))
+    return ours is theirs or (isinstance(ours, TinyEnvironment) and made_alike)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_programs() -> Iterator[None]:
+    """Let all training of one process share its programs; that a new process goes on alike is test_survival.py's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trpo_brax.training.session.Program", shared_program)
+        yield
+
+
 @pytest.fixture(scope="session")
 def point_mass() -> Task:
     return own_task(PointMass(), RolloutConfig())
@@ -39,7 +79,7 @@ def point_mass() -> Task:
 @pytest.fixture(scope="session")
 def programs(point_mass: Task) -> dict[int, Program]:
     """Device count -> the same program over that many devices."""
-    return {count: Program(tiny_config(), point_mass, jax.devices()[:count]) for count in (1, 2, 4)}
+    return {count: shared_program(tiny_config(), point_mass, jax.devices()[:count]) for count in (1, 2, 4)}
 
 
 def leaves(tree: object) -> dict[str, np.ndarray]:

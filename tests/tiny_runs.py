@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from tests.tiny_environments import History, TinyEnvironment
+from tests.tiny_programs import shared_program
 from trpo_brax.config import Config, override
 from trpo_brax.environments import own_task
 from trpo_brax.host.console import Console
@@ -44,8 +45,8 @@ def train_tiny(folder: Path, environment: TinyEnvironment | None = None, config:
 
 
 def tiny_program(config: Config = TINY) -> Program:
-    """Return the program of a tiny run, not yet compiled, over two devices."""
-    return Program(config, own_task(History(), config.rollout), jax.devices()[:2])
+    """Return the program of a tiny run over two devices."""
+    return shared_program(config, own_task(History(), config.rollout), jax.devices()[:2])
 
 
 def arbitrary_state(program: Program, seed: int) -> TrainState:

@@ -1,6 +1,6 @@
 """Frozen dataclasses that reject what cannot work: bounds beside the types, trees to and from JSON.
 
-A field's bounds stand beside its type, as in `Annotated[int, AtLeast(1)]`, and are enforced by `Checked.__post_init__`.
+A field's bounds stand beside its type, as in `Annotated[int, Bounds(1)]`, and are enforced by `Checked.__post_init__`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,6 @@ class Bounds:
         low = f"{'greater than' if self.low_open else 'at least'} {self.low:.10g}"
         high = f"{'less than' if self.high_open else 'at most'} {self.high:.10g}"
         return low if math.isinf(self.high) else f"{low} and {high}"
-
-
-def AtLeast(low: float) -> Bounds:
-    """Numbers not below `low`."""
-    return Bounds(low)
 
 
 def Count(low: int) -> Bounds:
@@ -120,11 +115,11 @@ def _nested(cls: type[Checked], data: Any, where: str, may_lack: str | None) -> 
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ', did you mean ...?'-style words for the names nearest to `name`, or the known ones if none is near."""
+    """Return '; did you mean ...' for the names nearest to `name`, or the known ones if none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     if near:
-        return f"; did you mean {' or '.join(near)}?".rstrip("?")
+        return f"; did you mean {' or '.join(near)}"
     return f"; known are {', '.join(names)}" if len(names) <= 20 else ""
 
 
@@ -145,8 +140,6 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
             return None
         inner = next(member for member in get_args(hint) if member is not type(None))
         return _checked_value(name, value, Annotated[inner, bounds] if bounds else inner)
-    if get_origin(hint) is Annotated:
-        return _checked_value(name, value, hint)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             choices = get_args(hint)

@@ -18,7 +18,6 @@ from trpo_brax.checked import (
     FINITE,
     FRACTION,
     POSITIVE,
-    AtLeast,
     Bounds,
     Checked,
     Count,
@@ -99,11 +98,11 @@ class TrustRegionConfig(Checked):
     """Discount of future rewards per control step (gamma)."""
     trace_decay: Annotated[float, Bounds(0.0, 1.0)] = 0.95
     """Decay of the advantage estimator's traces (lambda): 0 trusts the critic most, 1 not at all."""
-    damping: Annotated[float, AtLeast(0.0)] = 0.1
+    damping: Annotated[float, Bounds(0.0)] = 0.1
     """Added to the Fisher matrix's diagonal (lambda in F + lambda I)."""
     cg_iterations: Annotated[int, Count(1)] = 10
     """Most conjugate gradient iterations."""
-    cg_tolerance: Annotated[float, AtLeast(0.0)] = 1e-3
+    cg_tolerance: Annotated[float, Bounds(0.0)] = 1e-3
     """Conjugate gradient stops when the residual's norm is at most this fraction of the gradient's."""
     fisher_fraction: Annotated[float, FRACTION] = 0.05
     """Fraction of the time steps used for Fisher products, rounded to every k-th; gradient and line search see all."""
@@ -135,11 +134,11 @@ class RecordConfig(Checked):
     """Iterations between checkpoints; there is always one at the end."""
     checkpoints_to_keep: Annotated[int, Count(1), MAY_CHANGE] = 3
     """Latest checkpoints kept, besides the best: by evaluation return with eval_every, else by training return."""
-    final_evaluation_episodes: Annotated[int, Count(0), MAY_CHANGE] = 128
+    final_evaluation_episodes: Annotated[int, Bounds(0, 10**6), MAY_CHANGE] = 128
     """Episodes of the last policy, acting by its mode, evaluated when training has finished; 0: none."""
     eval_every: Annotated[int, Count(0), MAY_CHANGE] = 0
     """Iterations between evaluations of the policy's mode, and one at each checkpoint; 0: none before the end."""
-    eval_episodes: Annotated[int, Count(1), MAY_CHANGE] = 128
+    eval_episodes: Annotated[int, Bounds(1, 10**6), MAY_CHANGE] = 128
     """Episodes of each of those evaluations."""
 
 
@@ -149,13 +148,13 @@ class RuntimeConfig(Checked):
 
     platform: Annotated[Platform, MAY_CHANGE] = "auto"
     """auto: what JAX finds; cpu; gpu: fail where there is none."""
-    cpu_devices: Annotated[int | None, AtLeast(1), MAY_CHANGE] = None
+    cpu_devices: Annotated[int | None, Bounds(1, 4096), MAY_CHANGE] = None
     """CPU devices of a process to shard environments over; by default what divides num_envs, up to the usable cores."""
     coordinator: Annotated[str | None, MAY_CHANGE] = None
     """HOST:PORT of process 0, where several processes train one run; srun needs none of these three."""
-    num_processes: Annotated[int | None, AtLeast(1), MAY_CHANGE] = None
+    num_processes: Annotated[int | None, Bounds(1), MAY_CHANGE] = None
     """How many processes train the run together."""
-    process_id: Annotated[int | None, AtLeast(0), MAY_CHANGE] = None
+    process_id: Annotated[int | None, Bounds(0), MAY_CHANGE] = None
     """Which of them this is, from 0."""
     max_chunk_seconds: Annotated[float, POSITIVE, MAY_CHANGE] = 10.0
     """Most seconds of compiled iterations in flight, so that the console, a stop and a save never wait longer."""
@@ -179,7 +178,7 @@ class Config(Checked):
     """An environment of your own instead of the task, as package.module:Class of a brax.envs.Env."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of every random draw of the run; of the first one, where there are several."""
-    num_seeds: Annotated[int, Count(1)] = 1
+    num_seeds: Annotated[int, Bounds(1, 10_000)] = 1
     """Independent runs trained side by side in one compiled program, with the seeds seed, seed + 1, ..."""
     total_steps: Annotated[int, Bounds(1, 10**18), MAY_CHANGE] = 1_000_000
     """Control steps to train each seed for, summed over environments; rounded up to whole iterations."""
@@ -199,6 +198,19 @@ class Config(Checked):
     def seeds(self) -> range:
         """The seeds trained."""
         return range(self.seed, self.seed + self.num_seeds)
+
+    def check_seed(self, policy_seed: int | None) -> int:
+        """Return the seed whose policy is meant, the first by default.
+
+        Raises:
+            ConfigError: there is no such seed.
+        """
+        if policy_seed is None:
+            return self.seed
+        if policy_seed not in self.seeds:
+            span = f"{self.seed}" if self.num_seeds == 1 else f"{self.seed} to {self.seeds[-1]}"
+            raise ConfigError(f"policy_seed must be one of the run's seeds, {span}, not {policy_seed}.")
+        return policy_seed
 
     @property
     def steps_per_iteration(self) -> int:

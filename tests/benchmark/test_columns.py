@@ -9,7 +9,7 @@ import pytest
 
 from tests.tiny_environments import History, PointMass
 from tests.tiny_programs import tiny_config
-from trpo_brax.benchmark.columns import Columns, _Training, measure_columns, physics
+from trpo_brax.benchmark.columns import Columns, measure_columns, physics, training
 from trpo_brax.benchmark.timing import Samples
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.environments import own_task
@@ -46,17 +46,22 @@ def test_actions_differ_between_environments_and_steps_and_fill_their_bounds(wor
 
 
 def test_a_call_of_training_is_one_iteration_on_what_the_last_one_left(workbench: Workbench) -> None:
-    train = _Training(workbench)
+    train = training(workbench)
     assert [int(train()[0].iteration) for _ in range(3)] == [1, 2, 3]
 
 
 def test_columns_are_measured_over_the_same_steps(workbench: Workbench) -> None:
     columns = measure_columns(workbench, 2)
     assert columns.steps == 8 * 10
-    assert [len(samples.seconds) for samples in (columns.physics, columns.rollout, columns.training)] == [2, 2, 2]
+    assert {name: len(one.seconds) for name, one in columns.times.items()} == {
+        "physics": 2,
+        "rollout": 2,
+        "training": 2,
+    }
 
 
 def test_ratios_are_of_speeds() -> None:
-    columns = Columns(100, physics=Samples((1.0, 2.0)), rollout=Samples((2.0, 4.0)), training=Samples((4.0, 8.0)))
-    assert (columns.rollout_to_physics, columns.training_to_physics) == (0.5, 0.25)
+    times = {"physics": Samples((1.0, 2.0)), "rollout": Samples((2.0, 4.0)), "training": Samples((4.0, 8.0))}
+    columns = Columns(100, times)
+    assert [columns.to_physics(name) for name in times] == [1.0, 0.5, 0.25]
     assert columns.rates()["training"] == (12.5, pytest.approx(100 / 6), 25.0)

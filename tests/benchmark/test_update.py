@@ -12,7 +12,7 @@ import pytest
 
 from tests.algorithm.policies import as_jax, gaussian_policy, policy_batch, random_batch, random_network
 from tests.references import gaussian_fisher, policy_gradient
-from trpo_brax.benchmark.update import of_vector, repeated_forward_passes, repeated_products, surrogate_gradient
+from trpo_brax.benchmark.update import of_vector, repeated_products, surrogate_gradient
 
 
 @pytest.fixture
@@ -35,28 +35,15 @@ def test_gradient_and_products_against_an_explicit_matrix(problem: tuple[Any, An
     np.testing.assert_allclose(repeated_products(policy, theta, samples, 0.2, 3), direction, atol=1e-10)
 
 
-def test_forward_passes_are_of_the_policy_itself(problem: tuple[Any, Any]) -> None:
-    network, batch = problem
-    theta, policy = of_vector(gaussian_policy, as_jax(network))
-    inputs = policy_batch(batch).inputs
-    mean = repeated_forward_passes(policy, theta, inputs, 3).mean  # type: ignore[attr-defined]
-    np.testing.assert_allclose(mean, gaussian_policy(as_jax(network), inputs).mean, rtol=1e-12)
-
-
-@pytest.mark.parametrize("piece", ["products", "forward passes"])
-def test_what_is_repeated_stays_in_the_loop(piece: str) -> None:
+def test_what_is_repeated_stays_in_the_loop() -> None:
     """A compiler that sees the same work in every round does it once, before the loop."""
     rng = np.random.default_rng(0)
     network = random_network(rng)
     theta, policy = of_vector(gaussian_policy, as_jax(network, jnp.float32))
     batch = jax.tree.map(jnp.float32, policy_batch(random_batch(rng, network, 64, 50)))
-    if piece == "products":
-        lowered = jax.jit(functools.partial(repeated_products, policy, damping=0.1, count=7)).lower(theta, batch)
-    else:
-        passes = functools.partial(repeated_forward_passes, policy, count=7)
-        lowered = jax.jit(passes).lower(theta, batch.fisher_inputs)
+    lowered = jax.jit(functools.partial(repeated_products, policy, damping=0.1, count=7)).lower(theta, batch)
     text = lowered.compile().as_text()
     assert text is not None
     # The computations that a loop calls stand under the name of its body in the metadata of what they hold.
     inside = [line for line in text.splitlines() if " dot(" in line and "while/body" in line]
-    assert len(inside) >= (2 if piece == "forward passes" else 6), text
+    assert len(inside) >= 6, text

@@ -80,7 +80,7 @@ def test_the_contracts_keys_and_what_it_is_about(run: Run, certificate: dict[str
     assert [one["bound"] for one in certificate["statements"]] == [certificate[key] for key in keys]
     assert (certificate["episodes"], certificate["confidence"]) == (60, 0.8)
     assert certificate["policy_sha256"] == run.policy().fingerprint() != run.policy(2).fingerprint()
-    assert certificate["checkpoint"] == 4 and certificate["checkpoint_sha256"] == run.checkpoint_hash(4)
+    assert certificate["checkpoint"] == 4 and certificate["checkpoint_sha256"] == run.checkpoints.hash(4)
     assert certificate["training_runs"] is None and certificate["perturbations"] is None
 
 

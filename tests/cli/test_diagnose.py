@@ -77,8 +77,8 @@ def test_json_is_one_object(here: Path, capsys: pytest.CaptureFixture[str]) -> N
         ([], "RUN"),
         (["nowhere"], "there is no run folder nowhere"),
         (["empty"], "empty is not a run folder"),
-        (["pair", "--policy-seed", "2"], "policy_seed must be one of the seeds of pair, 0 to 1, not 2"),
-        (["healthy", "--policy-seed", "2"], "policy_seed must be one of the seeds of healthy, 0, not 2"),
+        (["pair", "--policy-seed", "2"], "policy_seed must be one of the run's seeds, 0 to 1, not 2"),
+        (["healthy", "--policy-seed", "2"], "policy_seed must be one of the run's seeds, 0, not 2"),
     ],
 )
 def test_what_cannot_be_diagnosed_is_one_sentence(words: list[str], sentence: str, here: Path) -> None:

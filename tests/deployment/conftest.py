@@ -86,7 +86,7 @@ def exported(factory: pytest.TempPathFactory) -> Artifact:
 
 def compiled_once(run: Run, *, episodes: int, checkpoint: str | int = "latest", **options: Any) -> Evaluator:
     """Return an evaluator, the same one for every copy of a run's checkpoint: compiling takes most of its time."""
-    key = run.checkpoint_hash(run.resolve(checkpoint)), episodes, options.get("environment") is None
+    key = run.checkpoints.hash(run.checkpoints.resolve(checkpoint)), episodes, options.get("environment") is None
     if key not in _EVALUATORS:
         _EVALUATORS[key] = Evaluator(run, episodes=episodes, checkpoint=checkpoint, **options)
     return _EVALUATORS[key]

@@ -13,7 +13,6 @@ from tests.environments.test_tasks import SIZES
 from trpo_brax.environments import TASKS, Task, VectorizedEnvironment, brax_task
 from trpo_brax.environments.vectorized import POOL_SIZE
 
-COMPILED = [("inverted_pendulum", "spring"), ("inverted_pendulum", "generalized"), ("reacher", "spring")]
 PAIRS = [(task, backend) for task, backends in TASKS.items() for backend in backends]
 NUM_ENVS = 4
 
@@ -56,9 +55,9 @@ def compile_and_step(task_name: str, backend: str, length: int, tolerance: float
     return task
 
 
-@pytest.mark.parametrize(("task_name", "backend"), COMPILED)
-def test_tasks_run(task_name: str, backend: str) -> None:
-    compile_and_step(task_name, backend, length=20)
+@pytest.mark.parametrize("backend", ["spring", "generalized"])
+def test_a_task_runs(backend: str) -> None:
+    compile_and_step("inverted_pendulum", backend, length=20)
 
 
 @pytest.mark.slow

@@ -48,9 +48,9 @@ TRACED = [
     ("humanoid", "spring"),
     ("humanoidstandup", "spring"),
     ("inverted_double_pendulum", "generalized"),
-    ("inverted_pendulum", "spring"),
+    ("inverted_pendulum", "mjx"),
     ("pusher", "spring"),
-    ("reacher", "mjx"),
+    ("reacher", "spring"),
     ("swimmer", "generalized"),
     ("walker2d", "spring"),
 ]

@@ -371,7 +371,7 @@ class TestProvenance:
         assert value.a.startswith("diff --git a/README.md b/README.md... (5,001 lines, SHA-256 ")
         assert len(told(difference)) < 1000 and len(json.dumps(difference.to_dict())) < 2000
 
-    def test_every_stretch_of_a_resumed_run_counts(self, tmp_path: Path) -> None:
+    def test_every_segment_of_a_resumed_run_counts(self, tmp_path: Path) -> None:
         """One that began elsewhere is not the same run, though it ended here."""
         began = {**ORIGIN, "versions": {**ORIGIN["versions"], "jax": "0.9.1"}, "devices": ["cpu:0 cpu"]}
         del began["earlier"]
@@ -399,7 +399,7 @@ class TestProvenance:
         assert sentence in told(difference) and "not compared" in told(difference)
         assert "the same, as far as they are recorded" not in told(difference)
 
-    def test_many_stretches_with_uncommitted_changes_are_read(self, tmp_path: Path) -> None:
+    def test_many_segments_with_uncommitted_changes_are_read(self, tmp_path: Path) -> None:
         """Twenty of the largest that are kept: far beyond what any other JSON file may hold."""
         began = {**ORIGIN, "git": {"commit": "a" * 40, "diff": "+\n" * 100_000}}
         resumed = {**began, "earlier": [began] * 19}
@@ -407,7 +407,7 @@ class TestProvenance:
         assert [one.name for one in difference.provenance] == ["git/diff"] and not difference.notes
 
     @pytest.mark.parametrize("earlier", [None, 3, [None, 7, []], {"a": 1}])
-    def test_earlier_stretches_may_be_anything(self, tmp_path: Path, earlier: Any) -> None:
+    def test_earlier_segments_may_be_anything(self, tmp_path: Path, earlier: Any) -> None:
         other = {**ORIGIN, "earlier": earlier, "versions": "none", "git": []}
         difference = of(write(tmp_path / "a", []), write(tmp_path / "b", [], origin=other))
         assert "versions" in [one.name for one in difference.provenance]

@@ -14,15 +14,9 @@ import pytest
 from trpo_brax.config import RuntimeConfig
 from trpo_brax.errors import UserError
 from trpo_brax.host import devices as module
-from trpo_brax.host.devices import configure, largest_divisor, select, usable_cores
+from trpo_brax.host.devices import largest_divisor, prepare, usable_cores
 
-QUOTA_FILES = {
-    "v2": {"/sys/fs/cgroup/cpu.max": "{quota} {period}\n"},
-    "v1": {
-        "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "{quota}\n",
-        "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "{period}\n",
-    },
-}
+QUOTA_FILE = "/sys/fs/cgroup/cpu.max"
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, cores: int, files: dict[str, str]) -> None:
@@ -43,22 +37,16 @@ def limit(monkeypatch: pytest.MonkeyPatch, cores: int, files: dict[str, str]) ->
 class TestCores:
     """Affinity and quota, whichever is less."""
 
-    @pytest.mark.parametrize("version", ["v1", "v2"])
     @pytest.mark.parametrize(
         ("quota", "affinity", "usable"),
         [(400_000, 16, 4), (250_000, 16, 2), (50_000, 16, 1), (800_000, 3, 3), (100_000, 1, 1)],
     )
-    def test_the_lesser_counts(
-        self, version: str, quota: int, affinity: int, usable: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        files = {name: text.format(quota=quota, period=100_000) for name, text in QUOTA_FILES[version].items()}
-        limit(monkeypatch, affinity, files)
+    def test_the_lesser_counts(self, quota: int, affinity: int, usable: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        limit(monkeypatch, affinity, {QUOTA_FILE: f"{quota} 100000\n"})
         assert usable_cores() == usable
 
-    @pytest.mark.parametrize(("version", "unlimited"), [("v2", "max"), ("v1", "-1")])
-    def test_no_quota_is_no_limit(self, version: str, unlimited: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        files = {name: text.format(quota=unlimited, period=100_000) for name, text in QUOTA_FILES[version].items()}
-        limit(monkeypatch, 6, files)
+    def test_no_quota_is_no_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        limit(monkeypatch, 6, {QUOTA_FILE: "max 100000\n"})
         assert usable_cores() == 6
 
     def test_no_control_groups_are_no_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,23 +78,23 @@ class TestChoice:
 
     @pytest.mark.parametrize(("num_envs", "chosen"), [(4, 4), (8, 4), (6, 3), (10, 2), (7, 1), (512, 4)])
     def test_as_many_as_divide_the_environments(self, num_envs: int, chosen: int) -> None:
-        assert select(RuntimeConfig(), num_envs) == jax.devices()[:chosen]
+        assert prepare(RuntimeConfig(), num_envs, print).devices == jax.devices()[:chosen]
 
     @pytest.mark.parametrize("wanted", [1, 2, 4])
     def test_as_many_as_asked_for(self, wanted: int) -> None:
-        assert len(select(RuntimeConfig(cpu_devices=wanted), 8)) == wanted
+        assert len(prepare(RuntimeConfig(cpu_devices=wanted), 8, print).devices) == wanted
 
     def test_no_more_than_there_are(self) -> None:
         with pytest.raises(UserError, match="cpu_devices"):
-            select(RuntimeConfig(cpu_devices=8), 8)
+            prepare(RuntimeConfig(cpu_devices=8), 8, print)
 
     def test_what_does_not_divide_is_refused(self) -> None:
         with pytest.raises(UserError, match=r"cpu_devices.*3.*8"):
-            configure(RuntimeConfig(cpu_devices=3), 8)
+            prepare(RuntimeConfig(cpu_devices=3), 8, print)
 
     def test_no_gpu_is_an_error_where_one_was_asked_for(self) -> None:
         with pytest.raises(UserError, match="gpu"):
-            configure(RuntimeConfig(platform="gpu"), 8)
+            prepare(RuntimeConfig(platform="gpu"), 8, print)
 
     @pytest.mark.parametrize(("visible", "plugin", "notes"), [(True, False, 1), (True, True, 0), (False, False, 0)])
     def test_a_gpu_that_cannot_be_used_is_told_in_one_line(
@@ -114,7 +102,8 @@ class TestChoice:
     ) -> None:
         monkeypatch.setattr(module, "_nvidia_visible", lambda: visible)
         monkeypatch.setattr(module, "_cuda_plugin", lambda: plugin)
-        told = configure(RuntimeConfig(), 8)
+        told: list[str] = []
+        prepare(RuntimeConfig(), 8, told.append)
         assert len(told) == notes
         assert all("GPU" in note and "CPU-only" in note and "\n" not in note for note in told)
 
@@ -122,7 +111,7 @@ class TestChoice:
         (tmp_path / "file").write_text("")
         before = jax.config.jax_compilation_cache_dir
         with pytest.raises(UserError, match="compilation_cache"):
-            configure(RuntimeConfig(compilation_cache=str(tmp_path / "file" / "cache")), 8)
+            prepare(RuntimeConfig(compilation_cache=str(tmp_path / "file" / "cache")), 8, print)
         assert jax.config.jax_compilation_cache_dir == before
 
 
@@ -130,9 +119,9 @@ def test_before_jax_starts_the_users_flags_win_and_the_wish_counts_otherwise() -
     """One process with XLA_FLAGS of its own, one without."""
     code = (
         "import jax\nfrom trpo_brax.config import RuntimeConfig\n"
-        "from trpo_brax.host.devices import configure, select\n"
-        "runtime = RuntimeConfig(cpu_devices=CPU, compilation_cache='none')\nconfigure(runtime, 12)\n"
-        "print(len(jax.devices()), len(select(RuntimeConfig(), 12)))"
+        "from trpo_brax.host.devices import prepare\n"
+        "runtime = RuntimeConfig(cpu_devices=CPU, compilation_cache='none')\nprepare(runtime, 12, print)\n"
+        "print(len(jax.devices()), len(prepare(RuntimeConfig(), 12, print).devices))"
     )
     clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     for cpu_devices, flags, printed in (
@@ -154,10 +143,10 @@ class TestDeterminism:
         """Configure a fresh process whose XLA_FLAGS are `before`, then print what provenance says of them."""
         program = (
             f"{code}\n"
-            "import jax\nfrom trpo_brax.config import RuntimeConfig\nfrom trpo_brax.host.devices import configure\n"
+            "import jax\nfrom trpo_brax.config import RuntimeConfig\nfrom trpo_brax.host.devices import prepare\n"
             "from trpo_brax.runs.provenance import provenance\n"
             "runtime = RuntimeConfig(platform='cpu', deterministic=True, compilation_cache='none')\n"
-            "configure(runtime, 8); configure(runtime, 8)\n"
+            "prepare(runtime, 8, print); prepare(runtime, 8, print)\n"
             "print(provenance(jax.devices())['xla_flags'])"
         )
         environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -179,9 +168,12 @@ class TestDeterminism:
         assert done.returncode == 1
         assert "UserError: deterministic was asked for, but XLA_FLAGS holds" in done.stderr
 
-    def test_too_late_on_a_gpu_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("cores", [2, 3, 4])
+    def test_too_late_on_a_gpu_is_refused(self, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whether or not the number of CPU devices is the one that JAX has started with, four here."""
         jax.devices()
+        monkeypatch.setattr(module, "usable_cores", lambda: cores)
         monkeypatch.setenv("XLA_FLAGS", "")
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         with pytest.raises(UserError, match="after JAX has started"):
-            configure(RuntimeConfig(deterministic=True), 8)
+            prepare(RuntimeConfig(deterministic=True), 8, print)

@@ -9,11 +9,7 @@ test_loop.py and test_processes.py; here the first iteration, quantity by quanti
 
 from __future__ import annotations
 
-import os
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,39 +19,11 @@ import pytest
 import trpo_brax as tb
 from tests.tiny_programs import assert_bit_identical
 from tests.tiny_runs import TINY, tiny_program, train_tiny
+from tests.trainers import OPTIMISED, finish, steps, succeed, trainer
 from tests.training.test_loop import last_state
 from trpo_brax.cli import main
 from trpo_brax.config import override
 from trpo_brax.forensics.difference import compare
-
-OPTIONS = shlex.split(
-    "--environment tests.tiny_environments:PointMass --num-envs 8 --unroll-length 10 --episode-length 7 "
-    "--policy-hidden-sizes 8 --critic-hidden-sizes 8 --critic-epochs 2 --critic-minibatches 3 "
-    "--checkpoint-every 2 --final-evaluation-episodes 0 --platform cpu --cpu-devices 2"
-)
-
-
-def start(folder: Path, words: str) -> subprocess.Popen[str]:
-    """Start a trainer in a process of its own."""
-    command = [sys.executable, "-m", "trpo_brax", "train", *OPTIONS, "--run-dir", str(folder), *words.split()]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env=environment,
-    )
-
-
-def finish(trainer: subprocess.Popen[str]) -> None:
-    """Wait for a trainer's success."""
-    try:
-        output, _ = trainer.communicate(timeout=300)
-    finally:
-        trainer.kill()
-    assert trainer.returncode == 0, output
 
 
 class Processes(NamedTuple):
@@ -71,17 +39,15 @@ class Processes(NamedTuple):
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Processes:
-    """Train: the uninterrupted run beside the two halves of the other, for there are two cores."""
+    """Train, optimised as for a user: the uninterrupted run beside the two halves of the other, on two cores."""
     folder = tmp_path_factory.mktemp("processes")
     runs = Processes(folder / "whole", folder / "half", folder / "resumed")
-    whole = start(runs.whole, "--total-steps 320 --compilation-cache none")
-    try:
-        finish(start(runs.resumed, "--total-steps 160"))
+    alone = f"{steps(4)} --cpu-devices 2 --compilation-cache none"
+    with trainer(runs.whole, alone, environment=OPTIMISED) as whole:
+        finish(runs.resumed, f"{steps(2)} --cpu-devices 2", OPTIMISED)
         shutil.copytree(runs.resumed, runs.half)
-        finish(start(runs.resumed, "--total-steps 320 --resume"))
-        finish(whole)
-    finally:
-        whole.kill()
+        finish(runs.resumed, f"{steps(4)} --cpu-devices 2 --resume", OPTIMISED)
+        succeed(whole)
     return runs
 
 

@@ -32,7 +32,7 @@ def cost_matrix(gain: np.ndarray) -> np.ndarray:
     return total
 
 
-@pytest.mark.parametrize("seeds", [(0, 1, 2), pytest.param((3, 4, 5, 6, 7), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3, 4, 5, 6, 7), marks=pytest.mark.slow)])
 def test_a_linear_policy_comes_within_three_percent_of_the_riccati_optimum(seeds: tuple[int, ...]) -> None:
     """States start uniform in [-1, 1)^2, so the mean cost is trace(P) / 3."""
     riccati = solve_discrete_are(np.sqrt(DISCOUNT) * A, np.sqrt(DISCOUNT) * B, Q, R)

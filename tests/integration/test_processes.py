@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import trpo_brax as tb
+from tests.trainers import FLAGS, OPTIONS, finish, steps, trainer
 from trpo_brax.cli import main
 from trpo_brax.runs.folder import RunFolder
 
-OPTIONS = shlex.split(
-    "--environment tests.tiny_environments:PointMass --num-envs 8 --unroll-length 10 --episode-length 7 "
-    "--policy-hidden-sizes 8 --critic-hidden-sizes 8 --critic-epochs 2 --critic-minibatches 3 "
-    "--checkpoint-every 2 --final-evaluation-episodes 6 --platform cpu --num-seeds 2"
-)
-ROOT = Path(__file__).parents[2]
-
-
-def start(
-    folder: Path, words: str, *, process: int | None = None, port: int = 0, flags: str | None = None
-) -> subprocess.Popen[str]:
-    """Start a trainer, alone or as one of two processes with two devices each."""
-    together = f"--coordinator 127.0.0.1:{port} --num-processes 2 --process-id {process}".split()
-    command = [sys.executable, "-m", "trpo_brax", "train", *OPTIONS, "--run-dir", str(folder), *words.split()]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {} if flags is None else {"XLA_FLAGS": flags}
-    return subprocess.Popen(
-        command + (together if process is not None else []),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-    )
+WORDS = "--final-evaluation-episodes 6 --num-seeds 2"
 
 
 def free_port() -> int:
@@ -53,21 +30,25 @@ def free_port() -> int:
         return port
 
 
-def train_in_two(folder: Path, words: str) -> list[tuple[int, str]]:
+@contextlib.contextmanager
+def pair(folder: Path, *words: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start a trainer as two processes with two devices each, the second with the last of `words`."""
+    together = f"{WORDS} --cpu-devices 2 --coordinator 127.0.0.1:{free_port()} --num-processes 2 --process-id"
+    with (
+        trainer(folder, f"{together} 0 {words[0]}") as first,
+        trainer(folder, f"{together} 1 {words[-1]}") as second,
+    ):
+        yield [first, second]
+
+
+def train_in_two(folder: Path, *words: str) -> list[tuple[int, str]]:
     """Return exit status and output of both processes."""
-    port = free_port()
-    trainers = [start(folder, f"{words} --cpu-devices 2", process=index, port=port) for index in (0, 1)]
-    try:
-        return [(trainer.wait(300), trainer.stdout.read() if trainer.stdout else "") for trainer in trainers]
-    finally:
-        for trainer in trainers:
-            trainer.kill()
+    with pair(folder, *words) as trainers:
+        return [(one.wait(300), one.stdout.read() if one.stdout else "") for one in trainers]
 
 
-def train_in_one(folder: Path, words: str, flags: str | None = None) -> None:
-    trainer = start(folder, words, flags=flags)
-    output, _ = trainer.communicate(timeout=300)
-    assert trainer.returncode == 0, output
+def train_in_one(folder: Path, words: str) -> None:
+    finish(folder, f"{WORDS} {words}")
 
 
 def assert_same_to_rounding(ours: tb.Run, theirs: tb.Run) -> None:
@@ -79,9 +60,9 @@ def assert_same_to_rounding(ours: tb.Run, theirs: tb.Run) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tb.Run:
-    """Six iterations by one process with four devices."""
+    """Eight iterations by one process with four devices."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    train_in_one(folder, "--total-steps 480 --cpu-devices 4")
+    train_in_one(folder, f"{steps(8)} --cpu-devices 4")
     return tb.Run.load(folder)
 
 
@@ -89,7 +70,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tb.Run:
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[tb.Run, list[tuple[int, str]]]:
     """The first four of them by two processes with two devices each."""
     folder = tmp_path_factory.mktemp("together") / "run"
-    outcome = train_in_two(folder, "--total-steps 320")
+    outcome = train_in_two(folder, steps(4))
     assert [status for status, _ in outcome] == [0, 0], outcome
     return tb.Run.load(folder), outcome
 
@@ -108,52 +89,37 @@ def test_two_processes_train_the_run_of_one(together: tuple[tb.Run, list[tuple[i
     assert "Finished" in outcome[0][1] and "iteration" not in outcome[1][1], "process 0 alone tells the progress"
 
 
-def test_a_checkpoint_of_two_processes_resumes_in_one_on_one_device(
-    together: tuple[tb.Run, list[tuple[int, str]]], alone: tb.Run
+def test_a_checkpoint_of_two_processes_resumes_in_one_on_eight_devices_and_that_on_one(
+    together: tuple[tb.Run, list[tuple[int, str]]], alone: tb.Run, tmp_path: Path
 ) -> None:
-    folder = together[0].path
-    train_in_one(folder, "--total-steps 480 --cpu-devices 1 --resume")
+    """Eight by the user's own XLA_FLAGS; whatever they are, every iteration is that of four devices to rounding."""
+    folder = shutil.copytree(together[0].path, tmp_path / "run")
+    for count, iterations in ((8, 6), (1, 8)):
+        flags = f"{FLAGS} --xla_force_host_platform_device_count={count}"
+        finish(folder, f"{WORDS} --cpu-devices {count} {steps(iterations)} --resume", {"XLA_FLAGS": flags})
     assert_same_to_rounding(tb.Run.load(folder), alone)
     provenance = json.loads((folder / "provenance.json").read_text())
-    assert [len(segment["devices"]) for segment in (*provenance["earlier"], provenance)] == [4, 1]
-
-
-@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
-def test_a_checkpoint_of_eight_devices_resumes_on_one_and_the_other_way_round(
-    tmp_path: Path, alone: tb.Run, before: int, after: int
-) -> None:
-    """By the user's own XLA_FLAGS; every iteration, on however many devices, is that of four devices to rounding."""
-    for total, count in ((240, before), (480, after)):
-        flags = f"--xla_force_host_platform_device_count={count}"
-        train_in_one(tmp_path / "run", f"--total-steps {total} {'--resume' if total == 480 else ''}", flags)
-    run = tb.Run.load(tmp_path / "run")
-    assert_same_to_rounding(run, alone)
-    provenance = json.loads((run.path / "provenance.json").read_text())
-    assert [len(segment["devices"]) for segment in (*provenance["earlier"], provenance)] == [before, after]
+    assert [len(segment["devices"]) for segment in (*provenance["earlier"], provenance)] == [4, 8, 1]
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_one_process_resumes_in_two(tmp_path: Path, alone: tb.Run) -> None:
-    train_in_one(tmp_path / "run", "--total-steps 160 --cpu-devices 1")
-    outcome = train_in_two(tmp_path / "run", "--total-steps 480 --resume")
+    train_in_one(tmp_path / "run", f"{steps(4)} --cpu-devices 1")
+    outcome = train_in_two(tmp_path / "run", f"{steps(8)} --resume")
     assert [status for status, _ in outcome] == [0, 0], outcome
     assert_same_to_rounding(tb.Run.load(tmp_path / "run"), alone)
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_with_the_run_saved(tmp_path: Path) -> None:
-    port, folder = free_port(), tmp_path / "run"
-    trainers = [start(folder, "--total-steps 8000000 --cpu-devices 2", process=i, port=port) for i in (0, 1)]
-    try:
+    folder = tmp_path / "run"
+    with pair(folder, "--total-steps 8000000") as trainers:
         deadline = time.monotonic() + 200
         metrics = folder / "metrics.jsonl"
         while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.2)
         trainers[1].send_signal(signal.SIGTERM)
-        statuses = [trainer.wait(100) for trainer in trainers]
-    finally:
-        for trainer in trainers:
-            trainer.kill()
+        statuses = [one.wait(100) for one in trainers]
     run = tb.Run.load(folder)
     assert statuses == [128 + signal.SIGTERM] * 2
     assert run.summary["status"] == "stopped" and run.summary["signal"] == signal.SIGTERM
@@ -161,14 +127,9 @@ def test_a_signal_to_one_process_stops_both_with_the_run_saved(tmp_path: Path) -
 
 
 def test_processes_with_different_configurations_are_refused(tmp_path: Path) -> None:
-    port = free_port()
-    trainers = [
-        start(tmp_path / "run", f"--total-steps 320 --cpu-devices 2 --max-kl 0.0{index + 1}", process=index, port=port)
-        for index in (0, 1)
-    ]
-    outputs = [trainer.communicate(timeout=200)[0] for trainer in trainers]
-    assert [trainer.returncode for trainer in trainers] == [2, 2], outputs
-    assert all("another configuration" in output for output in outputs)
+    outcome = train_in_two(tmp_path / "run", *(f"{steps(4)} --max-kl {limit}" for limit in (0.01, 0.02)))
+    assert [status for status, _ in outcome] == [2, 2], outcome
+    assert all("another configuration" in told for _, told in outcome)
     assert not (tmp_path / "run").exists()
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import os
 import random
-import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,49 +19,14 @@ import pytest
 
 import trpo_brax as tb
 from tests.tiny_environments import PointMass
-from tests.tiny_programs import assert_bit_identical
+from tests.tiny_programs import assert_bit_identical, shared_program
+from tests.trainers import finish, steps, trainer
 from trpo_brax.environments import own_task
-from trpo_brax.learner.program import Program
 from trpo_brax.runs.checkpoints import Checkpoints
 
-ROOT = Path(__file__).parents[2]
-OPTIONS = shlex.split(
-    "--environment tests.tiny_environments:PointMass --num-envs 8 --unroll-length 10 --episode-length 7 "
-    "--policy-hidden-sizes 8 --critic-hidden-sizes 8 --critic-epochs 1 --critic-minibatches 2 "
-    "--final-evaluation-episodes 0 --platform cpu --cpu-devices 2 --checkpoint-every 50"
-)
+WORDS = "--cpu-devices 2 --checkpoint-every 50"
+FOR_HOURS = "--total-steps 80000000 --cpu-devices 2 --checkpoint-every 200"
 CLOCK = ("wall_time_s", "steps_per_second")
-
-
-def command(folder: Path, words: str) -> list[str]:
-    return [sys.executable, "-m", "trpo_brax", "train", *OPTIONS, "--run-dir", str(folder), *words.split()]
-
-
-@contextlib.contextmanager
-def trainer(folder: Path, words: str, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
-    """Start a trainer, and see to it that it ends."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    process = subprocess.Popen(
-        [*before, *command(folder, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def finish(folder: Path, words: str) -> str:
-    """Train to the end and return what was told."""
-    with trainer(folder, words) as process:
-        told, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, told
-    return told
 
 
 def wait_for(there: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
@@ -90,7 +53,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def last_state(folder: Path) -> Any:
     """Return the whole TrainState of a run's last checkpoint."""
     run = tb.Run.load(folder)
-    program = Program(run.config, own_task(PointMass(), run.config.rollout), jax.devices()[:1])
+    program = shared_program(run.config, own_task(PointMass(), run.config.rollout), jax.devices()[:1])
     checkpoints = Checkpoints(folder / "checkpoints", run.config)
     return checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
 
@@ -107,10 +70,6 @@ def sentence(told: str) -> str:
     return line
 
 
-def steps(iterations: int) -> str:
-    return f"--total-steps {80 * iterations}"
-
-
 def newest_checkpoint(folder: Path) -> int:
     """Return the iteration of the newest whole checkpoint, 0 where there is none."""
     return max((int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()), default=0)
@@ -121,7 +80,7 @@ def kill_again_and_again(folder: Path, iterations: int, kills: int, seed: int) -
     moments, met = random.Random(seed), []
     while len(met) < kills:
         kind = ("training", "saving", "starting")[len(met) % 3]
-        words = f"{steps(iterations)} {'--resume' if (folder / 'config.json').exists() else ''}"
+        words = f"{WORDS} {steps(iterations)} {'--resume' if (folder / 'config.json').exists() else ''}"
         # Up to two checkpoints further than the one that it resumes from.
         target = newest_checkpoint(folder) + moments.randint(1, 120)
         with trainer(folder, words) as process:
@@ -137,20 +96,36 @@ def kill_again_and_again(folder: Path, iterations: int, kills: int, seed: int) -
             assert process.poll() is None, f"it ended before it was killed: {process.communicate()[0]}"
             process.send_signal(signal.SIGKILL)
             process.wait()
+        assert (folder / ".lock").exists() or kind == "starting"
         met.append(f"{kind} at {last_iteration(folder)} (checkpoint {newest_checkpoint(folder)})")
-    told = finish(folder, f"{steps(iterations)} --resume")
+    told = finish(folder, f"{WORDS} {steps(iterations)} --resume")
     assert "quarantined" not in told, "a kill left something that looked like a checkpoint"
+    assert not (folder / ".lock").exists(), "what a killed trainer leaves of its lock holds nobody up"
     return met
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Return what gives the run of so many iterations that never stopped."""
+
+    @functools.cache
+    def run(iterations: int) -> Path:
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        finish(folder, f"{WORDS} {steps(iterations)}")
+        return folder
+
+    return run
 
 
 @pytest.mark.parametrize(
     ("iterations", "kills"), [(1000, 3), pytest.param(5000, 24, marks=pytest.mark.slow)], ids=["three", "many"]
 )
-def test_kill_9_at_any_moment_and_resume_is_the_uninterrupted_run(iterations: int, kills: int, tmp_path: Path) -> None:
-    finish(tmp_path / "whole", steps(iterations))
+def test_kill_9_at_any_moment_and_resume_is_the_uninterrupted_run(
+    iterations: int, kills: int, whole: Callable[[int], Path], tmp_path: Path
+) -> None:
     met = kill_again_and_again(tmp_path / "killed", iterations, kills, seed=kills)
     print("killed while", ", ".join(met))
-    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert_same_run(tmp_path / "killed", whole(iterations))
 
 
 @pytest.fixture
@@ -181,8 +156,7 @@ def fill(disk: Path) -> Path:
 def test_a_full_disk_is_told_and_tried_again_until_there_is_space(small_disk: Path) -> None:
     """Nothing of the time without space is missing in the end: metrics are kept, and the last state is saved."""
     folder = small_disk / "run"
-    words = "--total-steps 80000000 --checkpoint-every 200"
-    with trainer(folder, words) as process:
+    with trainer(folder, FOR_HOURS) as process:
         wait_for(lambda: last_iteration(folder) > 400, process)
         full = fill(small_disk)
         stuck = last_iteration(folder)
@@ -207,7 +181,7 @@ def test_a_full_disk_is_told_and_tried_again_until_there_is_space(small_disk: Pa
 
 def test_a_disk_that_stays_full_ends_in_a_plain_sentence_and_1(small_disk: Path) -> None:
     folder = small_disk / "run"
-    with trainer(folder, "--total-steps 80000000 --checkpoint-every 200") as process:
+    with trainer(folder, FOR_HOURS) as process:
         wait_for(lambda: last_iteration(folder) > 400, process)
         fill(small_disk)
         time.sleep(1.0)
@@ -226,7 +200,7 @@ def test_a_disk_that_stays_full_ends_in_a_plain_sentence_and_1(small_disk: Path)
 def test_files_that_may_not_grow_are_told_too(tmp_path: Path) -> None:
     """A limit on the size of files, as a quota has: what a save writes is larger."""
     limited = ("bash", "-c", 'ulimit -f 2; exec "$@"', "limited")
-    with trainer(tmp_path / "run", steps(120), before=limited) as process:
+    with trainer(tmp_path / "run", f"{WORDS} {steps(120)}", before=limited) as process:
         told, _ = process.communicate(timeout=200)
     assert process.returncode in (1, 2), told
     assert "File too large" in told
@@ -235,7 +209,7 @@ def test_files_that_may_not_grow_are_told_too(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with trainer(folder, "--total-steps 80000000") as process:
+    with trainer(folder, FOR_HOURS) as process:
         wait_for(lambda: last_iteration(folder) > 200, process)
         # Twice: the trainer may be adding to it.
         shutil.rmtree(folder, ignore_errors=True)
@@ -249,34 +223,25 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_second_signal_stops_at_once_and_harms_nothing(tmp_path: Path) -> None:
-    finish(tmp_path / "whole", steps(1000))
+def test_a_second_trainer_is_refused_and_a_second_signal_stops_at_once(
+    whole: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """The second is told who holds the folder; neither harms the run."""
     folder = tmp_path / "run"
-    with trainer(folder, steps(1000)) as process:
-        wait_for(lambda: last_iteration(folder) > 150, process)
+    words = f"{WORDS} {steps(1000)}"
+    with trainer(folder, words) as process:
+        wait_for(lambda: last_iteration(folder) > 50, process)
+        process.send_signal(signal.SIGSTOP)
+        with trainer(folder, f"{WORDS} {steps(10**6)} --resume") as second:
+            told, _ = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert f"in use by the trainer with process id {process.pid}" in told
+        process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
         started = time.monotonic()
         process.communicate(timeout=60)
         assert time.monotonic() - started < 10.0
     assert process.returncode == 143
-    finish(folder, f"{steps(1000)} --resume")
-    assert_same_run(folder, tmp_path / "whole")
-
-
-def test_two_trainers_in_one_folder(tmp_path: Path) -> None:
-    """The second is refused and told who holds it; what a killed one leaves of its lock holds nobody up."""
-    folder = tmp_path / "run"
-    with trainer(folder, "--total-steps 80000000") as process:
-        wait_for(lambda: last_iteration(folder) > 50, process)
-        with trainer(folder, f"{steps(10**6)} --resume") as second:
-            told, _ = second.communicate(timeout=120)
-        assert second.returncode == 2
-        assert f"in use by the trainer with process id {process.pid}" in told
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert (folder / ".lock").exists()
-    done = last_iteration(folder)
-    finish(folder, f"{steps(done + 20)} --resume")
-    assert last_iteration(folder) == done + 20
-    assert not (folder / ".lock").exists()
+    finish(folder, f"{words} --resume")
+    assert_same_run(folder, whole(1000))

@@ -16,7 +16,7 @@ import pytest
 
 import trpo_brax as tb
 from tests.tiny_environments import Fault, Faulty, PointMass
-from tests.tiny_programs import assert_bit_identical, tiny_config
+from tests.tiny_programs import assert_bit_identical, shared_program, tiny_config
 from trpo_brax.environments.making import make_task
 from trpo_brax.errors import RunFolderError
 from trpo_brax.host.console import Console
@@ -32,7 +32,7 @@ def total(iterations: int) -> int:
 
 def last_state(run: tb.Run) -> Any:
     """Return the whole TrainState of a run's last checkpoint."""
-    program = Program(run.config, make_task(run.config, PointMass()), jax.devices()[:1])
+    program = shared_program(run.config, make_task(run.config, PointMass()), jax.devices()[:1])
     checkpoints = Checkpoints(run.path / "checkpoints", run.config)
     state = checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
     return jax.device_get(state)
@@ -44,7 +44,7 @@ def rows(run: tb.Run) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tb.Run:
-    """Seven iterations in one go: an odd number, off the checkpoints' beat."""
+    """Seven iterations in one go: an odd number, off the checkpoints' interval."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     return tb.train(tiny_config(total_steps=total(7)), environment=PointMass(), run_dir=folder)
 
@@ -59,7 +59,7 @@ def test_peer_defect_10_resume_is_bit_identical_to_never_having_stopped(uninterr
 
 
 def test_when_a_run_was_stopped_does_not_decide_which_policy_is_best(tmp_path: Path) -> None:
-    """A stop saves off the beat; such a checkpoint must not compete for best with those on it."""
+    """A stop saves off the interval; such a checkpoint must not compete for best with those on it."""
     folders = {"whole": (6,), "stopped": (3, 6)}
     for name, ends in folders.items():
         for end in ends:

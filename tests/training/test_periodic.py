@@ -68,7 +68,7 @@ def test_best_is_by_evaluation(evaluated: Run) -> None:
     ranked = {
         row["iteration"]: row["evaluation_return_mean"] for row in evaluated.metrics() if not row["iteration"] % 2
     }
-    assert evaluated.resolve("best") == max(ranked, key=lambda iteration: ranked[iteration])
+    assert evaluated.checkpoints.resolve("best") == max(ranked, key=lambda iteration: ranked[iteration])
 
 
 def test_a_run_resumed_without_evaluations_is_ranked_by_training_again(tmp_path: Path) -> None:
@@ -77,11 +77,11 @@ def test_a_run_resumed_without_evaluations_is_ranked_by_training_again(tmp_path:
     more = override(EVALUATED, eval_every=0, total_steps=8 * 64)
     run = train(more, environment=History(), run_dir=tmp_path / "run", resume=True, console=Console(io.StringIO()))
     means = {}
-    for beat in (2, 4, 6, 8):
-        rows = [row for row in run.metrics() if beat - 1 <= row["iteration"] <= beat and row["episodes"]]
+    for at in (2, 4, 6, 8):
+        rows = [row for row in run.metrics() if at - 1 <= row["iteration"] <= at and row["episodes"]]
         weights = [row["episodes"] for row in rows]
-        means[beat] = np.average([row["episode_return_mean"] for row in rows], weights=weights)
-    assert run.resolve("best") == max(means, key=lambda beat: means[beat])
+        means[at] = np.average([row["episode_return_mean"] for row in rows], weights=weights)
+    assert run.checkpoints.resolve("best") == max(means, key=lambda at: means[at])
 
 
 @pytest.mark.parametrize(("every", "wanted"), [(3, [2, 3, 4]), (100, [2, 4])])

@@ -2,54 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-
-
-def trajectory_advantages(
-    rewards: jax.Array,
-    values: jax.Array,
-    next_values: jax.Array,
-    terminations: jax.Array,
-    dones: jax.Array,
-    valid: jax.Array,
-    *,
-    discount: float,
-    trace_decay: float,
-) -> tuple[jax.Array, jax.Array]:
-    """Return advantages and value targets [T] of one environment's trajectory, in units of return.
-
-    delta_t = r_t + gamma (1 - termination_t) V(next_s_t) - V(s_t)
-    A_t = delta_t + gamma lambda (1 - done_t) A_{t+1},    target_t = A_t + V(s_t)
-
-    which is equation (16) of the paper with episode ends inside the trajectory. A time limit is a `done` without a
-    `termination`: it bootstraps from the true next observation's value and only cuts the trace. An invalid
-    (non-finite) transition gets advantage 0 and cuts the trace, so the step before it bootstraps from V(s_t).
-
-    Args:
-        rewards: [T] rewards.
-        values: [T] V(s_t).
-        next_values: [T] V of the true next observation, before any reset.
-        terminations: [T] real ends of the task.
-        dones: [T] ends of any kind, time limits included.
-        valid: [T] transitions that may be used.
-        discount: gamma, per step.
-        trace_decay: lambda.
-    """
-    deltas = jnp.where(valid, rewards + discount * jnp.where(terminations, 0.0, next_values) - values, 0.0)
-    decays = discount * trace_decay * (~dones.astype(bool) & valid).astype(values.dtype)
-
-    def backward(next_advantage: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        delta, decay = step
-        advantage = delta + decay * next_advantage
-        return advantage, advantage
-
-    _, advantages = jax.lax.scan(backward, jnp.zeros_like(values[0]), (deltas, decays), reverse=True)
-    return advantages, advantages + values
 
 
 def generalized_advantage_estimation(
@@ -63,9 +21,27 @@ def generalized_advantage_estimation(
     trace_decay: float,
     valid: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return advantages, neither centred nor scaled, and value targets [T, N] of a batch of trajectories.
+    """Return advantages and value targets of a batch of trajectories.
 
-    `trajectory_advantages` of every column: arguments are as there, but [T, N], and `valid` is everywhere if not given.
+    delta_t = r_t + gamma (1 - termination_t) V(next_s_t) - V(s_t)
+    A_t = delta_t + gamma lambda (1 - done_t) A_{t+1},    target_t = A_t + V(s_t)
+
+    which is equation (16) of the paper with episode ends inside the batch. A time limit is a `done` without a
+    `termination`: it bootstraps from the true next observation's value and only cuts the trace. An invalid
+    (non-finite) transition gets advantage 0 and cuts the trace, so the step before it bootstraps from V(s_t).
+
+    Args:
+        rewards: [T, N] rewards.
+        values: [T, N] V(s_t).
+        next_values: [T, N] V of the true next observation, before any reset.
+        terminations: [T, N] real ends of the task.
+        dones: [T, N] ends of any kind, time limits included.
+        discount: gamma, per step.
+        trace_decay: lambda.
+        valid: [T, N] transitions that may be used; all, if not given.
+
+    Returns:
+        advantages [T, N], neither centred nor scaled, and value targets [T, N], both in units of return.
 
     Raises:
         AssertionError: the arrays do not share one [T, N] shape.
@@ -74,7 +50,20 @@ def generalized_advantage_estimation(
     arrays = [rewards, values, next_values, terminations, dones, valid]
     chex.assert_equal_shape(arrays)
     chex.assert_rank(rewards, 2)
-    of_one = functools.partial(trajectory_advantages, discount=discount, trace_decay=trace_decay)
+
+    def of_one(reward: Any, value: Any, next_value: Any, termination: Any, done: Any, valid: Any) -> Any:
+        """Of one trajectory, [T] each."""
+        deltas = jnp.where(valid, reward + discount * jnp.where(termination, 0.0, next_value) - value, 0.0)
+        decays = discount * trace_decay * (~done.astype(bool) & valid).astype(value.dtype)
+
+        def backward(next_advantage: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            delta, decay = step
+            advantage = delta + decay * next_advantage
+            return advantage, advantage
+
+        _, advantages = jax.lax.scan(backward, jnp.zeros_like(value[0]), (deltas, decays), reverse=True)
+        return advantages, advantages + value
+
     result: tuple[jax.Array, jax.Array] = jax.vmap(of_one, in_axes=1, out_axes=1)(*arrays)
     return result
 

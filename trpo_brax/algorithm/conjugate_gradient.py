@@ -45,11 +45,10 @@ def conjugate_gradient(
     *,
     max_iterations: int = 10,
     tolerance: float = 1e-5,
-    absolute_tolerance: float = 0.0,
 ) -> ConjugateGradientResult:
     """Solve A x = b from x = 0 (Hestenes & Stiefel 1952; Nocedal & Wright 2006, algorithm 5.2).
 
-    Stops when |r| <= max(tolerance |b|, absolute_tolerance), after `max_iterations`, or at a breakdown. A non-finite
+    Stops when |r| <= tolerance |b|, after `max_iterations`, or at a breakdown. A non-finite
     `b` stops at once: no comparison with NaN holds.
 
     Args:
@@ -57,13 +56,12 @@ def conjugate_gradient(
         b: right-hand side.
         max_iterations: most products.
         tolerance: relative to |b|.
-        absolute_tolerance: in units of b.
     """
     squared = tree_vdot(b, b)
     precision = jnp.finfo(squared.dtype)
     # Below this the products of a residual underflow, and the recursion would wander off the solution it has found.
     underflow = jnp.sqrt(precision.tiny / precision.eps)
-    limit = jnp.maximum(jnp.maximum(tolerance * jnp.sqrt(squared), absolute_tolerance), underflow)
+    limit = jnp.maximum(tolerance * jnp.sqrt(squared), underflow)
 
     def unfinished(state: _State) -> jax.Array:
         above = jnp.isfinite(state.residual_squared) & (jnp.sqrt(state.residual_squared) > limit)

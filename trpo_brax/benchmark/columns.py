@@ -21,26 +21,16 @@ class Columns:
 
     steps: int
     """N x T."""
-    physics: Samples
-    rollout: Samples
-    training: Samples
+    times: dict[str, Samples]
+    """Of physics, rollout and training."""
 
     def rates(self) -> dict[str, tuple[float, float, float]]:
         """Return lowest, median and highest control steps a second of each column."""
-        return {
-            name: samples.rates(self.steps)
-            for name, samples in (("physics", self.physics), ("rollout", self.rollout), ("training", self.training))
-        }
+        return {name: samples.rates(self.steps) for name, samples in self.times.items()}
 
-    @property
-    def rollout_to_physics(self) -> float:
-        """Speed of the rollout as a fraction of that of the physics alone."""
-        return self.physics.over(self.rollout)
-
-    @property
-    def training_to_physics(self) -> float:
-        """Speed of training as a fraction of that of the physics alone."""
-        return self.physics.over(self.training)
+    def to_physics(self, name: str) -> float:
+        """Return a column's speed as a fraction of that of the physics alone."""
+        return self.times["physics"].over(self.times[name])
 
 
 def measure_columns(bench: Workbench, repeats: int) -> Columns:
@@ -49,21 +39,21 @@ def measure_columns(bench: Workbench, repeats: int) -> Columns:
     pieces: dict[str, Callable[[], Any]] = {
         "physics": lambda: random_walk(state, actions),
         "rollout": lambda: bench.gather(bench.state),
-        "training": _Training(bench),
+        "training": training(bench),
     }
-    return Columns(bench.config.steps_per_iteration, **interleave(pieces, repeats))
+    return Columns(bench.config.steps_per_iteration, interleave(pieces, repeats))
 
 
-class _Training:
-    """One iteration a call, each on the state that the last one left, as in a run."""
+def training(bench: Workbench) -> Callable[[], Any]:
+    """Return one iteration a call, each on the state that the last one left, as in a run."""
+    state = bench.program.initial_state()
 
-    def __init__(self, bench: Workbench) -> None:
-        self._program = bench.program
-        self._state = bench.program.initial_state()
+    def iterate() -> Any:
+        nonlocal state
+        state, metrics = bench.program.run(state, 1)
+        return state, metrics
 
-    def __call__(self) -> Any:
-        self._state, metrics = self._program.run(self._state, 1)
-        return self._state, metrics
+    return iterate
 
 
 def physics(bench: Workbench) -> tuple[Callable[[Any, jax.Array], Any], Any, jax.Array]:
@@ -73,7 +63,7 @@ def physics(bench: Workbench) -> tuple[Callable[[Any, jax.Array], Any], Any, jax
     No reset, no time limit, no guard, nothing recorded; the actions, uniform between their bounds and different for
     every environment and step, are drawn beforehand.
     """
-    rollout, task, bounds = bench.config.rollout, bench.task, bench.iteration.bounds
+    rollout, task, bounds = bench.config.rollout, bench.task, bench.program.iteration.bounds
 
     def simulator_step(state: Any, action: jax.Array) -> Any:
         # Brax's tasks update `state.metrics` in place: they are handed a copy, as a scan's carry must stay as it is.
@@ -92,8 +82,8 @@ def physics(bench: Workbench) -> tuple[Callable[[Any, jax.Array], Any], Any, jax
         shape = (rollout.unroll_length, rollout.num_envs, bounds.size)
         return bounds.to_environment(jax.random.uniform(jax.random.PRNGKey(0), shape, jnp.float32, -1.0, 1.0))
 
-    sharded = NamedSharding(bench.mesh, PartitionSpec("envs"))
-    sharded_within_time = NamedSharding(bench.mesh, PartitionSpec(None, "envs"))
+    sharded = NamedSharding(bench.program.mesh, PartitionSpec("envs"))
+    sharded_within_time = NamedSharding(bench.program.mesh, PartitionSpec(None, "envs"))
     actions = jax.jit(draw, out_shardings=sharded_within_time)()
     compiled = jax.jit(walk, in_shardings=(sharded, sharded_within_time), out_shardings=sharded)
     return compiled, bench.state.environments.state, actions

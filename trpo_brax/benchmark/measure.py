@@ -42,7 +42,8 @@ def bench(
         columns = measure_columns(workbench, repeats)
     with console.stage("Measuring the iteration's parts"):
         parts = measure_parts(workbench, repeats)
-        product = product_forward_passes(workbench.iteration.networks, config.trust_region, parts.fisher_samples)
+        networks = workbench.program.iteration.networks
+        product = product_forward_passes(networks, config.trust_region, parts.fisher_samples)
     return BenchmarkReport(
         config=workbench.config,
         device=devices[0].device_kind,

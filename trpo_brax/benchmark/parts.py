@@ -21,13 +21,7 @@ from trpo_brax.algorithm import (
     to_the_edge,
 )
 from trpo_brax.benchmark.timing import Samples, interleave
-from trpo_brax.benchmark.update import (
-    damped_product,
-    of_vector,
-    repeated_forward_passes,
-    repeated_products,
-    surrogate_gradient,
-)
+from trpo_brax.benchmark.update import damped_product, of_vector, repeated_products, surrogate_gradient
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.learner.iteration import policy_batch
 
@@ -45,17 +39,15 @@ PARTS = (
 """In the order in which an iteration takes them; the Fisher product is one of those that conjugate gradient takes, and
 the trust-region step is gradient, conjugate gradient and line search in one, with what prepares their samples."""
 _IN_A_LOOP = 20
-"""Products, or forward passes, in one timed call: one alone would be lost in the call's own cost."""
+"""Products in one timed call: one alone would be lost in the call's own cost."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Seconds of each of `PARTS`, and of what they are told in."""
+    """Seconds of each of `PARTS`, and what an iteration took of them."""
 
     times: dict[str, Samples]
     """By name, in the order of `PARTS`."""
-    forward_pass: Samples
-    """Of one forward pass of the policy over the Fisher samples, which one product is compared with."""
     call: Samples
     """Of a call that does nothing: every part but the product was timed as a call of its own, this much too long."""
     cg_iterations: int
@@ -65,18 +57,13 @@ class Parts:
     fisher_samples: int
     """S: states that a Fisher product reads."""
 
-    @property
-    def product_in_forward_passes(self) -> float:
-        """Time of one Fisher product in that of forward passes over the same samples."""
-        return self.times["fisher_product"].over(self.forward_pass)
-
 
 def measure_parts(bench: Workbench, repeats: int) -> Parts:
     """Time the parts in turn, each a program of its own on what the ones before it made of a first iteration.
 
     An iteration is one program, in which the compiler may join parts: their sum is near it, and not equal to it.
     """
-    iteration, state, settings = bench.iteration, bench.state, bench.config.trust_region
+    iteration, state, settings = bench.program.iteration, bench.state, bench.config.trust_region
     _, trajectory = bench.gather(state)
     judge = jax.jit(iteration.judge)
     judgement = judge(state, trajectory)
@@ -85,7 +72,6 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
     batch = jax.jit(functools.partial(policy_batch, fisher_fraction=settings.fisher_fraction))(*samples)
     gradient_of = jax.jit(functools.partial(surrogate_gradient, policy))
     products = jax.jit(functools.partial(repeated_products, policy, damping=settings.damping, count=_IN_A_LOOP))
-    forward_passes = jax.jit(functools.partial(repeated_forward_passes, policy, count=_IN_A_LOOP))
 
     @jax.jit
     def solve(theta: jax.Array, batch: PolicyBatch, gradient: jax.Array) -> tuple[FullStep, ConjugateGradientResult]:
@@ -123,14 +109,12 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
         "trust_region_step": lambda: improve(state, judgement),
         "critic": lambda: fit(state, judgement),
         "statistics": lambda: fold_in(state.statistics, trajectory.observations, trajectory.transitions.valid),
-        "forward_pass": lambda: forward_passes(theta, batch.fisher_inputs),
         "call": lambda: nothing(state.iteration),
     }
     times = interleave(pieces, repeats)
     times["fisher_product"] = times["fisher_product"].each(_IN_A_LOOP)
     return Parts(
         times={name: times[name] for name in PARTS},
-        forward_pass=times["forward_pass"].each(_IN_A_LOOP),
         call=times["call"],
         cg_iterations=int(solved.iterations),
         line_search_trials=int(searched.trials),

@@ -32,11 +32,6 @@ class BenchmarkReport:
     peak_memory_bytes: int
     """Of the compiled program, on all devices together, as the compiler plans it."""
 
-    @property
-    def iteration_ms(self) -> float:
-        """Milliseconds of a whole iteration, from the training column."""
-        return 1e3 * self.columns.training.median
-
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready dictionaries; ratios are the median of the rounds' own, ranges lowest and highest."""
         rates, times = self.columns.rates(), self.parts.times
@@ -46,19 +41,18 @@ class BenchmarkReport:
             "devices": self.devices,
             "num_envs": self.config.rollout.num_envs,
             "unroll_length": self.config.rollout.unroll_length,
-            "repeats": len(self.columns.training.seconds),
+            "repeats": len(self.columns.times["training"].seconds),
             **{f"{name}_steps_per_second": rates[name][1] for name in _COLUMNS},
-            "rollout_to_physics": self.columns.rollout_to_physics,
-            "training_to_physics": self.columns.training_to_physics,
+            "rollout_to_physics": self.columns.to_physics("rollout"),
+            "training_to_physics": self.columns.to_physics("training"),
             "steps_per_second_range": {name: (low, high) for name, (low, _, high) in rates.items()},
             "parts_ms": {name: 1e3 * one.median for name, one in times.items()},
             "parts_ms_range": {name: (1e3 * min(one.seconds), 1e3 * max(one.seconds)) for name, one in times.items()},
-            "iteration_ms": self.iteration_ms,
+            "iteration_ms": 1e3 * self.columns.times["training"].median,
             "call_ms": 1e3 * self.parts.call.median,
             "cg_iterations": self.parts.cg_iterations,
             "line_search_trials": self.parts.line_search_trials,
             "fisher_product_forward_passes": self.fisher_product_forward_passes,
-            "fisher_product_forward_passes_by_time": self.parts.product_in_forward_passes,
             "first_iteration_seconds": self.first_iteration_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
@@ -69,22 +63,22 @@ class BenchmarkReport:
 
     def _columns(self) -> str:
         rollout = self.config.rollout
-        shares = {"physics": 1.0, "rollout": self.columns.rollout_to_physics}
         rows = [("", "steps/s", "lowest", "highest", "of physics")]
         for name, (low, rate, high) in self.columns.rates().items():
-            share = shares.get(name, self.columns.training_to_physics)
-            rows.append((_COLUMNS[name], f"{rate:,.0f}", f"{low:,.0f}", f"{high:,.0f}", f"{share:.1%}"))
+            share = f"{self.columns.to_physics(name):.1%}"
+            rows.append((_COLUMNS[name], f"{rate:,.0f}", f"{low:,.0f}", f"{high:,.0f}", share))
         return (
             f"{self.config.environment or self.config.task}: {rollout.num_envs:,} environments x "
             f"{rollout.unroll_length} steps on {self.devices} x {self.device}; medians of "
-            f"{len(self.columns.training.seconds)}\n{_aligned(rows)}"
+            f"{len(self.columns.times['training'].seconds)}\n{_aligned(rows)}"
         )
 
     def _parts(self) -> str:
         rows = [("one iteration's parts", "ms", "lowest", "highest", "of iteration")]
-        for name, samples in (self.parts.times | {"whole iteration": self.columns.training}).items():
+        whole = self.columns.times["training"]
+        for name, samples in (self.parts.times | {"whole iteration": whole}).items():
             median, low, high = (1e3 * of for of in (samples.median, min(samples.seconds), max(samples.seconds)))
-            share = f"{median / self.iteration_ms:.1%}"
+            share = f"{samples.median / whole.median:.1%}"
             rows.append((name.replace("_", " "), f"{median:,.3f}", f"{low:,.3f}", f"{high:,.3f}", share))
         return (
             f"{_aligned(rows)}\n{self.parts.cg_iterations} Fisher products in conjugate gradient, "
@@ -96,7 +90,6 @@ class BenchmarkReport:
         start = (self.first_iteration_seconds or {}).items()
         rows = [
             ("a Fisher product's operations, in forward passes", f"{self.fisher_product_forward_passes:.3f}"),
-            ("its time, in forward passes", f"{self.parts.product_in_forward_passes:.3f}"),
             *((f"first iteration, {name} cache", f"{seconds:.1f} s") for name, seconds in start),
             ("memory of the program, on all devices", f"{self.peak_memory_bytes / 2**20:,.1f} MiB"),
         ]

@@ -45,12 +45,9 @@ def _start(config: Config, folder: Path, cache: Path) -> float:
             while not (run.metrics_file.is_file() and run.metrics_file.stat().st_size):
                 if process.poll() is not None:
                     complaints.seek(0)
-                    _fail(process.returncode, complaints.read().strip())
+                    complaint = complaints.read().strip()
+                    if process.returncode == 2:
+                        raise UserError(complaint.removeprefix("trpo-brax: "))
+                    raise RuntimeError(f"the trainer ended with status {process.returncode}:\n{complaint}")
                 time.sleep(0.02)
             return time.monotonic() - began
-
-
-def _fail(status: int, complaint: str) -> None:
-    if status == 2:
-        raise UserError(complaint.removeprefix("trpo-brax: "))
-    raise RuntimeError(f"the trainer ended with status {status} before its first iteration:\n{complaint}")

@@ -63,17 +63,3 @@ def repeated_products(
         return result / jnp.linalg.norm(result)
 
     return jax.lax.fori_loop(0, count, advance, jnp.ones_like(theta))
-
-
-def repeated_forward_passes(policy: VectorPolicy, theta: jax.Array, inputs: jax.Array, count: int) -> Distribution:
-    """Take `count` forward passes over the same inputs one after the other.
-
-    Each one's parameters depend on the last one's outcome, by next to nothing: a pass that depended on nothing would be
-    taken out of the loop.
-    """
-
-    def advance(_: int, last: Distribution) -> Distribution:
-        change = jax.tree.leaves(last)[0].ravel()[0]
-        return policy(theta + 1e-30 * change, inputs)
-
-    return jax.lax.fori_loop(1, count, advance, policy(theta, inputs))

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from trpo_brax.config import Config, override
 from trpo_brax.environments import EnvironmentState, Task
-from trpo_brax.learner.iteration import Iteration
 from trpo_brax.learner.program import Program
 from trpo_brax.learner.rollout import Trajectory
 from trpo_brax.learner.state import TrainState
@@ -22,11 +21,8 @@ class Workbench:
 
     config: Config
     task: Task
-    mesh: Mesh
-    """Of one axis, `envs`."""
     program: Program
     """Full training, as `train` runs it."""
-    iteration: Iteration
     state: TrainState
     """Of a run that has not begun, on the devices; never donated."""
     gather: Callable[[TrainState], tuple[EnvironmentState, Trajectory]]
@@ -40,11 +36,11 @@ class Workbench:
         program = Program(config, task, devices)
         sharded = NamedSharding(program.mesh, PartitionSpec("envs"))
         gather = jax.jit(program.iteration.gather, in_shardings=(program.shardings,), out_shardings=sharded)
-        return cls(config, task, program.mesh, program, program.iteration, program.initial_state(), gather)
+        return cls(config, task, program, program.initial_state(), gather)
 
     def planned_bytes(self) -> int:
         """Return what the compiled program holds while it runs, by the compiler's plan, on all devices together."""
         # Told for one device, as every one of them runs the same program.
         plan = self.program.memory_analysis()
         added = plan.output_size_in_bytes - plan.alias_size_in_bytes
-        return int(plan.argument_size_in_bytes + added + plan.temp_size_in_bytes) * self.mesh.size
+        return int(plan.argument_size_in_bytes + added + plan.temp_size_in_bytes) * self.program.mesh.size

@@ -73,7 +73,7 @@ def certify(
         run,
         settings or Certification(),
         checkpoint,
-        run.check_seed(policy_seed),
+        run.config.check_seed(policy_seed),
         environment,
         run.path if output is None else Path(output),
         listener or Listener(),
@@ -140,7 +140,7 @@ class _Certifier:
         evaluator = Evaluator(
             run, episodes=settings.choice_episodes, policy_seeds=[self.seed], environment=self.environment
         )
-        for iteration in run.checkpoints():
+        for iteration in run.checkpoints.iterations():
             policy = run.policy(iteration, policy_seed=self.seed)
             what = f"Choosing: checkpoint {iteration}"
             episodes = self.draw(what, Stream.CHOICE, settings.choice_episodes, evaluator, policy=policy)
@@ -194,7 +194,7 @@ class _Certifier:
             "acting": "mode",
             "policy_seed": self.seed,
             "checkpoint": iteration,
-            "checkpoint_sha256": run.checkpoint_hash(iteration),
+            "checkpoint_sha256": run.checkpoints.hash(iteration),
             "policy_sha256": policy_sha256,
             "earlier_certificates": self.earlier(policy_sha256),
             "versions": {name: package_version(name) for name in _VERSIONS},

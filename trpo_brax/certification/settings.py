@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal
 
-from trpo_brax.checked import FINITE, AtLeast, Bounds, Checked
+from trpo_brax.checked import FINITE, Bounds, Checked
 from trpo_brax.config import MOST_DELAY
 from trpo_brax.errors import ConfigError
 
@@ -42,7 +42,7 @@ class Certification(Checked):
     """Episodes in each of those worlds."""
     factors: tuple[Annotated[float, Bounds(0.01, 100.0)], ...] = (0.5, 0.7, 0.85, 1.15, 1.3, 1.5)
     """By which body mass, friction, gravity and actuator gain are multiplied, one at a time."""
-    noise: tuple[Annotated[float, AtLeast(0.0)], ...] = (0.02, 0.05, 0.1, 0.2)
+    noise: tuple[Annotated[float, Bounds(0.0)], ...] = (0.02, 0.05, 0.1, 0.2)
     """Standard deviations of observation noise, in units of each component's own in training."""
     delays: tuple[Annotated[int, Bounds(1, MOST_DELAY)], ...] = (1, 2, 3)
     """Control steps by which observations come late."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from trpo_brax.checked import Checked, Count
-from trpo_brax.cli.configuration import configuration, parse_first, preset_of, with_defaults
+from trpo_brax.cli.command import Answer, tell
+from trpo_brax.cli.configuration import parse_first, preset_of, with_defaults
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Config
 from trpo_brax.host.console import Console
@@ -38,13 +37,12 @@ def bench(words: list[str]) -> int:
     """Run `trpo-brax bench` and return its exit status."""
     first = parse_first(BenchArguments, words, "bench")
     arguments = parse(BenchArguments, words, "bench", default=with_defaults(BenchArguments, preset_of(first)))
-    options, console = arguments.bench, Console(sys.stderr)
-    # An environment's author may print: standard output is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        with console.stage("Loading JAX and Brax"):
-            from trpo_brax.benchmark.measure import bench as measure
-        report = measure(
-            configuration(arguments), repeats=options.repeats, skip_start=options.skip_start, console=console
-        )
-    print(json.dumps(report.to_dict(), allow_nan=False) if options.json else report.table())
-    return 0
+    return tell(lambda: _measured(with_defaults(Config, arguments), arguments.bench), as_json=arguments.bench.json)
+
+
+def _measured(config: Config, options: BenchOptions) -> Answer:
+    console = Console(sys.stderr)
+    with console.stage("Loading JAX and Brax"):
+        from trpo_brax.benchmark.measure import bench as measure
+    report = measure(config, repeats=options.repeats, skip_start=options.skip_start, console=console)
+    return Answer([report.table()], report.to_dict())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trpo_brax.certification.settings import Certification, Listener
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import PolicyArguments
-from trpo_brax.cli.parsing import parse
 from trpo_brax.host.console import Console
 
 
@@ -27,34 +25,16 @@ class CertifyArguments(PolicyArguments):
     """Print one JSON object, that of certificate.json, and nothing else on standard output."""
 
 
-def certify(words: list[str]) -> int:
-    """Run `trpo-brax certify` and return its exit status."""
-    arguments = parse(CertifyArguments, words, "certify")
-    # An environment's author may print: standard output is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        certificate, page = _certificate(arguments)
-    if arguments.json:
-        print(json.dumps(certificate, allow_nan=False))
-        return 0
-    print(f"Together with {100 * certificate['confidence']:g}% confidence, of {certificate['episodes']:,} episodes:")
-    for statement in certificate["statements"]:
-        print(f"  {statement['sentence']}")
-    if (runs := certificate["training_runs"]) is not None:
-        print(f"Each by itself, by the {runs['figure']} of each of {runs['runs']} seeds:")
-        for sentence in runs["sentences"]:
-            print(f"  {sentence}")
-    print(page)
-    return 0
-
-
-def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
+@command(CertifyArguments)
+def certify(arguments: CertifyArguments) -> Answer:
+    """Run `trpo-brax certify`."""
     console = Console(sys.stderr)
-    opened = arguments.open(arguments.statements.episodes, console)
+    run, environment = arguments.open(arguments.statements.episodes, console)
     from trpo_brax.certification.certifier import certify as certify_run
     from trpo_brax.runs.files import write_text, written
     from trpo_brax.views.certificate_page import certificate_page
 
-    output = opened.run.path if arguments.output is None else Path(arguments.output)
+    output = run.path if arguments.output is None else Path(arguments.output)
     with written(f"output {output}", "made"):
         output.mkdir(parents=True, exist_ok=True)
     page = output / "certificate.html"
@@ -64,12 +44,21 @@ def _certificate(arguments: CertifyArguments) -> tuple[dict[str, Any], Path]:
             write_text(page, certificate_page(certificate))
 
     certificate = certify_run(
-        opened.run,
+        run,
         arguments.statements,
         checkpoint=arguments.checkpoint,
         policy_seed=arguments.policy_seed,
-        environment=opened.environment,
+        environment=environment,
         output=output,
         listener=Listener(counting=console.counting, note=console.note, written=write_page),
     )
-    return certificate, page
+    return Answer([*_lines(certificate), str(page)], certificate)
+
+
+def _lines(certificate: Mapping[str, Any]) -> list[str]:
+    head = f"Together with {100 * certificate['confidence']:g}% confidence, of {certificate['episodes']:,} episodes:"
+    lines = [head, *(f"  {statement['sentence']}" for statement in certificate["statements"])]
+    if (runs := certificate["training_runs"]) is not None:
+        lines.append(f"Each by itself, by the {runs['figure']} of each of {runs['runs']} seeds:")
+        lines += [f"  {sentence}" for sentence in runs["sentences"]]
+    return lines

@@ -26,10 +26,5 @@ def preset_of(first: Config) -> Config:
 
 
 def with_defaults(kind: type[Arguments], config: Config) -> Arguments:
-    """Return the arguments of a command whose configuration is `config`."""
+    """Return the arguments of a command whose configuration is `config`, or that configuration alone, as a `Config`."""
     return kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Config)})
-
-
-def configuration(arguments: Config) -> Config:
-    """Return a command's configuration without its other arguments."""
-    return Config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)})

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from trpo_brax.cli.parsing import parse
-from trpo_brax.errors import ConfigError
+from trpo_brax.cli.command import Answer, command
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,9 @@ class DiagnoseArguments:
     """Print one JSON object and nothing else on standard output."""
 
 
-def diagnose(words: list[str]) -> int:
-    """Run `trpo-brax diagnose` and return its exit status."""
-    arguments = parse(DiagnoseArguments, words, "diagnose")
+@command(DiagnoseArguments)
+def diagnose(arguments: DiagnoseArguments) -> Answer:
+    """Run `trpo-brax diagnose`."""
     from trpo_brax.diagnosis.findings import by_seed
     from trpo_brax.diagnosis.findings import diagnose as find
     from trpo_brax.runs.folder import RunFolder
@@ -35,27 +33,13 @@ def diagnose(words: list[str]) -> int:
 
     folder = RunFolder(arguments.run)
     config = folder.read_config()
-    seed, seeds = arguments.policy_seed, config.seeds
-    if seed is not None and seed not in seeds:
-        span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-        raise ConfigError(f"policy_seed must be one of the seeds of {folder.path}, {span}, not {seed}.")
-    records = by_seed(read_metrics(folder.metrics_file), config)
-    if seed is not None:
-        records = {seed: records[seed]}
-    found = {one: find(rows, config) for one, rows in records.items()}
-    if arguments.json:
-        told = [
-            {"seed": one, "iterations": len(records[one]), "findings": [finding.to_dict() for finding in findings]}
-            for one, findings in found.items()
-        ]
-        print(json.dumps({"run": str(folder.path), "seeds": told}, allow_nan=False))
-        return 0
-    for one, findings in found.items():
-        if len(seeds) > 1:
-            print(f"Seed {one}:")
-        for finding in findings:
-            print("\n".join(finding.report()))
-        if not findings:
-            count = len(records[one])
-            print(f"Nothing found in {count} iteration{'' if count == 1 else 's'}.")
-    return 0
+    seed = None if arguments.policy_seed is None else config.check_seed(arguments.policy_seed)
+    told, lines = [], []
+    for one, rows in by_seed(read_metrics(folder.metrics_file), config).items():
+        if seed in (None, one):
+            findings, count = find(rows, config), len(rows)
+            told.append({"seed": one, "iterations": count, "findings": [finding.to_dict() for finding in findings]})
+            lines += [f"Seed {one}:"] if config.num_seeds > 1 else []
+            lines += [line for finding in findings for line in finding.report()]
+            lines += [] if findings else [f"Nothing found in {count} iteration{'' if count == 1 else 's'}."]
+    return Answer(lines, {"run": str(folder.path), "seeds": told})

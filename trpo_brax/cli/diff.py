@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from trpo_brax.cli.parsing import parse
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.errors import ConfigError
 
 
@@ -24,16 +23,12 @@ class DiffArguments:
     """Print one JSON object and nothing else on standard output."""
 
 
-def diff(words: list[str]) -> int:
-    """Run `trpo-brax diff` and return its exit status."""
-    arguments = parse(DiffArguments, words, "diff")
+@command(DiffArguments)
+def diff(arguments: DiffArguments) -> Answer:
+    """Run `trpo-brax diff`."""
     if len(arguments.runs) != 2:
         raise ConfigError(f"diff needs two RUNs, not {len(arguments.runs)}; see trpo-brax diff --help.")
     from trpo_brax.forensics.difference import compare
 
     difference = compare(*map(Path, arguments.runs))
-    if arguments.json:
-        print(json.dumps(difference.to_dict(), allow_nan=False))
-    else:
-        print("\n".join(difference.report()))
-    return int(difference.differ)
+    return Answer(difference.report(), difference.to_dict(), int(difference.differ))

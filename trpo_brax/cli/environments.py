@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from trpo_brax.cli.parsing import parse
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.errors import TaskError
 from trpo_brax.presets import PRESETS, preset
 
@@ -35,13 +34,12 @@ class TasksArguments:
     """List the tasks, their physics backends and how long their presets train."""
 
 
-def check(words: list[str]) -> int:
-    """Run `trpo-brax check` and return its exit status."""
-    arguments = parse(CheckArguments, words, "check")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+@command(CheckArguments)
+def check(arguments: CheckArguments) -> Answer:
+    """Run `trpo-brax check`."""
     from trpo_brax.config import RolloutConfig, RuntimeConfig
     from trpo_brax.environments import brax_task, load_environment, own_task
-    from trpo_brax.environments.check import Finding, check_environment, format_findings
+    from trpo_brax.environments.check import Finding, check_environment
     from trpo_brax.host.devices import prepare
 
     settings = RolloutConfig(
@@ -53,23 +51,21 @@ def check(words: list[str]) -> int:
         try:
             task = own_task(environment, settings)
         except TaskError as error:
-            print(format_findings([Finding("error", "structure", str(error))]))
-            return 1
+            return Answer([str(Finding("error", "structure", str(error)))], status=1)
     else:
         task = brax_task(arguments.environment, arguments.backend or preset(arguments.environment).rollout.backend)
     findings = check_environment(task, episode_length=settings.episode_length)
-    print(format_findings(findings))
-    return 1 if any(finding.level == "error" for finding in findings) else 0
+    return Answer([*map(str, findings)], status=int(any(finding.level == "error" for finding in findings)))
 
 
-def tasks(words: list[str]) -> int:
-    """Run `trpo-brax tasks` and return its exit status."""
-    parse(TasksArguments, words, "tasks")
+@command(TasksArguments)
+def tasks(_: TasksArguments) -> Answer:
+    """Run `trpo-brax tasks`."""
     from trpo_brax.environments import TASKS
 
-    print(f"{'task':26}{'environments':>14}{'steps':>14}  physics backends")
+    lines = [f"{'task':26}{'environments':>14}{'steps':>14}  physics backends"]
     for name in sorted(TASKS):
         config = PRESETS[name]
         backends = ", ".join(TASKS[name])
-        print(f"{name:26}{config.rollout.num_envs:>14,}{config.total_steps:>14,}  {backends}")
-    return 0
+        lines.append(f"{name:26}{config.rollout.num_envs:>14,}{config.total_steps:>14,}  {backends}")
+    return Answer(lines)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import EpisodeArguments
-from trpo_brax.cli.parsing import parse
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
-
-if TYPE_CHECKING:
-    from trpo_brax.evaluation import Episodes, Failure
 
 
 @dataclass(frozen=True)
@@ -31,24 +26,15 @@ class EvaluateArguments(EpisodeArguments):
     """Print one JSON object and nothing else on standard output."""
 
 
-def evaluate(words: list[str]) -> int:
-    """Run `trpo-brax evaluate` and return its exit status."""
-    arguments = parse(EvaluateArguments, words, "evaluate")
-    # An environment's author may print: standard output is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        report = _report(arguments)
-    if arguments.json:
-        print(json.dumps(report, allow_nan=False))
-        return 0
-    for name, value in report.items():
-        print(f"{name.replace('_', ' '):20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}")
-    return 0
-
-
-def _report(arguments: EvaluateArguments) -> dict[str, Any]:
+@command(EvaluateArguments)
+def evaluate(arguments: EvaluateArguments) -> Answer:
+    """Run `trpo-brax evaluate`."""
     console = Console(sys.stderr)
+    import numpy as np
+
     from trpo_brax.evaluation import Failure, Watcher, summarize
     from trpo_brax.runs.evaluator import check_episodes
+    from trpo_brax.runs.files import write_bytes, written
 
     # What cannot work is said before anything slow is begun.
     check_episodes(arguments.episodes, arguments.seed)
@@ -57,27 +43,19 @@ def _report(arguments: EvaluateArguments) -> dict[str, Any]:
         raise UserError(f"output must be a file that ends in .npz, not {arguments.output}.")
     if arguments.output is not None and not Path(arguments.output).absolute().parent.is_dir():
         raise UserError(f"{arguments.output} cannot be written: there is no such folder.")
-    opened = arguments.open(arguments.episodes, console)
-    evaluator = arguments.evaluator(opened)
+    run, environment = arguments.open(arguments.episodes, console)
+    evaluator = arguments.evaluator(run, environment)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     if arguments.output is not None:
-        write_episodes(Path(arguments.output), episodes, failure, arguments.seed)
-    return summarize(episodes, failure).to_dict()
-
-
-def write_episodes(file: Path, episodes: Episodes, failure: Failure, seed: int) -> None:
-    """Write every episode as a compressed .npz, whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    import numpy as np
-
-    from trpo_brax.runs.files import write_bytes, written
-
-    buffer = io.BytesIO()
-    facts: dict[str, Any] = {"failed": failure(episodes), "failure": np.array(str(failure)), "seed": np.array(seed)}
-    np.savez_compressed(buffer, **vars(episodes), **facts)
-    with written(file):
-        write_bytes(file, buffer.getvalue())
+        buffer = io.BytesIO()
+        facts: dict[str, Any] = {"failed": failure(episodes), "failure": str(failure), "seed": arguments.seed}
+        np.savez_compressed(buffer, **vars(episodes), **facts)
+        with written(arguments.output):
+            write_bytes(Path(arguments.output), buffer.getvalue())
+    report = summarize(episodes, failure).to_dict()
+    lines = [
+        f"{name.replace('_', ' '):20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}"
+        for name, value in report.items()
+    ]
+    return Answer(lines, report)

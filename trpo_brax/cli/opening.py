@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,42 +18,41 @@ if TYPE_CHECKING:
     from trpo_brax.runs.run import Run
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """A run, and on what to look at it."""
+
+    run: str
+    """Run folder."""
+    environment: str | None = None
+    """package.module:Class, for a run on an environment of your own."""
+    platform: Platform = "auto"
+    """auto: what JAX finds; cpu; gpu: fail where there is none."""
+
+    def open(self, parallel: int, console: Console) -> tuple[Run, Env | None]:
+        """Return the run and the environment of the user's own, if it was given, once JAX's devices are chosen.
+
+        Args:
+            parallel: how many environments there are to be spread over the devices.
+            console: told what the choice of devices has to say.
+
+        Raises:
+            UserError: one of them cannot be used.
+        """
+        from trpo_brax.environments import load_environment
+        from trpo_brax.host.devices import prepare, usable_cores
+        from trpo_brax.runs.run import Run
+
+        run = Run.load(self.run)
+        prepare(RuntimeConfig(platform=self.platform), max(1, min(parallel, usable_cores())), console.note)
+        own = load_environment(self.environment) if self.environment else None
+        # What cannot work is said before anything slow is begun.
+        run.task(own)
+        return run, own
+
+
 @dataclass(frozen=True)
-class OpenedRun:
-    """A run, and the environment of the user's own, if it was given."""
-
-    run: Run
-    environment: Env | None
-
-
-def open_run(path: str, environment: str | None, platform: Platform, parallel: int, console: Console) -> OpenedRun:
-    """Open a run folder, choose JAX's devices and import the user's environment.
-
-    Args:
-        path: the run folder.
-        environment: `package.module:Class`, for a run on an environment of the user's own.
-        platform: as in `RuntimeConfig`.
-        parallel: how many environments there are to be spread over the devices.
-        console: told what the choice of devices has to say.
-
-    Raises:
-        UserError: one of them cannot be used.
-    """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from trpo_brax.environments import load_environment
-    from trpo_brax.host.devices import prepare, usable_cores
-    from trpo_brax.runs.run import Run
-
-    run = Run.load(path)
-    prepare(RuntimeConfig(platform=platform), max(1, min(parallel, usable_cores())), console.note)
-    own = load_environment(environment) if environment else None
-    # What cannot work is said before anything slow is begun.
-    run.task(own)
-    return OpenedRun(run, own)
-
-
-@dataclass(frozen=True)
-class PolicyArguments:
+class PolicyArguments(RunArguments):
     """Which policy of which run."""
 
     run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
@@ -63,14 +61,6 @@ class PolicyArguments:
     """latest, best (by evaluation return, where --eval-every was on, else by training return) or an iteration."""
     policy_seed: int | None = None
     """Whose policy, in a run of several seeds; by default the first one's."""
-    environment: str | None = None
-    """package.module:Class, for a run on an environment of your own."""
-    platform: Platform = "auto"
-    """auto: what JAX finds; cpu; gpu: fail where there is none."""
-
-    def open(self, parallel: int, console: Console) -> OpenedRun:
-        """Return the run by `open_run`."""
-        return open_run(self.run, self.environment, self.platform, parallel, console)
 
 
 @dataclass(frozen=True)
@@ -84,15 +74,15 @@ class EpisodeArguments(PolicyArguments):
     seed: int = 0
     """Seed of the episodes; no training draws from the same stream."""
 
-    def evaluator(self, opened: OpenedRun) -> Evaluator:
-        """Return what runs them."""
+    def evaluator(self, run: Run, environment: Env | None) -> Evaluator:
+        """Return what runs them, of what `open` returned."""
         from trpo_brax.runs.evaluator import Evaluator
 
         return Evaluator(
-            opened.run,
+            run,
             episodes=self.episodes,
             checkpoint=self.checkpoint,
-            policy_seeds=[opened.run.check_seed(self.policy_seed)],
+            policy_seeds=[run.config.check_seed(self.policy_seed)],
             stochastic=self.stochastic,
-            environment=opened.environment,
+            environment=environment,
         )

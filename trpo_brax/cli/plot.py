@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from trpo_brax.checked import Checked, Count
-from trpo_brax.cli.parsing import parse
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.errors import ConfigError, UserError
 
 
@@ -33,9 +33,9 @@ class PlotArguments(Checked):
     """Draw the mean over the episodes of so many iterations; 1: of each by itself."""
 
 
-def plot(words: list[str]) -> int:
-    """Run `trpo-brax plot` and return its exit status."""
-    arguments = parse(PlotArguments, words, "plot")
+@command(PlotArguments)
+def plot(arguments: PlotArguments) -> Answer:
+    """Run `trpo-brax plot`."""
     if not arguments.runs:
         raise ConfigError("plot needs at least one RUN; see trpo-brax plot --help.")
     if arguments.panels is not None and len(arguments.runs) > 1:
@@ -49,18 +49,16 @@ def plot(words: list[str]) -> int:
     folders = [RunFolder(path) for path in arguments.runs]
     runs = [RecordedRun(str(one.path), one.read_config(), read_metrics(one.metrics_file)) for one in folders]
     output = Path(arguments.output)
-    for one in runs:
-        if not one.records:
-            print(f"{one.name} has no iterations yet.")
+    lines = [f"{one.name} has no iterations yet." for one in runs if not one.records]
     try:
         bands = [band(group, arguments.x, arguments.window) for group in group_runs(runs)]
         save_figure(groups_figure(bands, arguments.x, arguments.window), output)
         if arguments.table is not None:
             write_bands(bands, Path(arguments.table), arguments.x)
-        print(output)
+        lines.append(str(output))
         if arguments.panels is not None:
             save_figure(training_figure(runs[0], arguments.x), Path(arguments.panels))
-            print(arguments.panels)
+            lines.append(arguments.panels)
     except OSError as error:
         raise UserError(f"{error.filename or arguments.output} cannot be written: {error.strerror}.") from error
-    return 0
+    return Answer(lines)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import EpisodeArguments
-from trpo_brax.cli.parsing import parse
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
 from trpo_brax.views.video import VideoOptions, choose_episodes, ending, film
@@ -26,18 +25,9 @@ class RenderArguments(EpisodeArguments):
     video: VideoOptions = field(default_factory=VideoOptions)
 
 
-def render(words: list[str]) -> int:
-    """Run `trpo-brax render` and return its exit status."""
-    arguments = parse(RenderArguments, words, "render")
-    # An environment's author may print: standard output is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        lines = _videos(arguments)
-    for line in lines:
-        print(line)
-    return 0
-
-
-def _videos(arguments: RenderArguments) -> list[str]:
+@command(RenderArguments)
+def render(arguments: RenderArguments) -> Answer:
+    """Run `trpo-brax render`."""
     console = Console(sys.stderr)
     from trpo_brax.evaluation import Watcher
     from trpo_brax.runs.evaluator import check_episodes
@@ -49,15 +39,15 @@ def _videos(arguments: RenderArguments) -> list[str]:
     # What cannot work is said before anything slow is begun; MuJoCo itself cannot be imported with some MUJOCO_GL.
     check_episodes(arguments.episodes, arguments.seed)
     drawing = choose_platform()
-    opened = arguments.open(arguments.episodes, console)
-    task = opened.run.task(opened.environment)
+    run, environment = arguments.open(arguments.episodes, console)
+    task = run.task(environment)
     model = drawable_model(task.environment, task.name)
     if arguments.video.camera is not None:
         model_camera(model, arguments.video.camera)
-    folder = opened.run.path / "videos" if arguments.output is None else Path(arguments.output)
+    folder = run.path / "videos" if arguments.output is None else Path(arguments.output)
     if arguments.output is None and folder.is_symlink():
         raise UserError(f"{folder} is a link, and nothing is written through it: name a folder by --output.")
-    evaluator = arguments.evaluator(opened)
+    evaluator = arguments.evaluator(run, environment)
     with written(folder, "made"):
         folder.mkdir(parents=True, exist_ok=True)
     with console.counting("Evaluating", arguments.episodes) as progress:
@@ -65,7 +55,7 @@ def _videos(arguments: RenderArguments) -> list[str]:
     chosen = choose_episodes(episodes.returns)
     with console.stage("Recording the worst, the median and the best"):
         recordings = evaluator.record(arguments.episodes, sorted(set(chosen.values())), seed=arguments.seed)
-    period = float(task.environment.dt) * opened.run.config.rollout.action_repeat
+    period = float(task.environment.dt) * run.config.rollout.action_repeat
     lines = []
     for which, index in chosen.items():
         recording, file = recordings[index], folder / f"{which}.mp4"
@@ -82,4 +72,4 @@ def _videos(arguments: RenderArguments) -> list[str]:
         )
         reached = f"return {recording.episode.returns[0]:,.4g}, {ending(recording.episode)}"
         lines.append(f"{which:8}{reached}, episode {index}: {file}")
-    return [*lines, "The worst one is the one to watch: an average does not show it."]
+    return Answer([*lines, "The worst one is the one to watch: an average does not show it."])

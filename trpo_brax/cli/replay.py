@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from trpo_brax.cli.parsing import parse
+from trpo_brax.cli.command import Answer, command
 from trpo_brax.config import Platform
 from trpo_brax.host.console import Console
 
@@ -28,10 +27,9 @@ class ReplayArguments:
     """auto: what JAX finds; cpu; gpu: fail where there is none."""
 
 
-def replay(words: list[str]) -> int:
-    """Run `trpo-brax replay` and return its exit status: 0 where the dump could be replayed, whatever it showed."""
-    arguments = parse(ReplayArguments, words, "replay")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+@command(ReplayArguments)
+def replay(arguments: ReplayArguments) -> Answer:
+    """Run `trpo-brax replay`; exit status 0 where the dump could be replayed, whatever it showed."""
     from trpo_brax.config import RuntimeConfig
     from trpo_brax.environments import load_environment
     from trpo_brax.forensics.replay import replay as replay_iteration
@@ -54,5 +52,4 @@ def replay(words: list[str]) -> int:
         state = dump.state(program)
     with console.stage("Replaying its parts"):
         shown = replay_iteration(program.iteration, state)
-    print("\n".join(shown.report()))
-    return 0
+    return Answer(shown.report())

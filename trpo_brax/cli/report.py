@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from trpo_brax.cli.parsing import parse
+from trpo_brax.cli.command import Answer, command
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class ReportArguments:
     """File to write; by default report.html in the run folder."""
 
 
-def report(words: list[str]) -> int:
-    """Run `trpo-brax report` and return its exit status."""
-    arguments = parse(ReportArguments, words, "report")
+@command(ReportArguments)
+def report(arguments: ReportArguments) -> Answer:
+    """Run `trpo-brax report`."""
     from trpo_brax.runs.files import write_text, written
     from trpo_brax.views.report import report_page
 
@@ -32,5 +32,4 @@ def report(words: list[str]) -> int:
     page = report_page(arguments.run)
     with written(output):
         write_text(output, page)
-    print(output)
-    return 0
+    return Answer([str(output)])

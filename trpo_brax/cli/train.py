@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 
-from trpo_brax.cli.configuration import configuration, parse_first, preset_of, with_defaults
+from trpo_brax.cli.configuration import parse_first, preset_of, with_defaults
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Config
 from trpo_brax.errors import RunFolderError
@@ -26,19 +27,15 @@ def train(words: list[str]) -> int:
     arguments = _parse_training(words)
     console = Console()
     with console.stage("Loading JAX and Brax"):
+        from trpo_brax.environments.quiet import quiet
         from trpo_brax.training.loop import train as train_run
 
-        _import_brax()
-    run = train_run(configuration(arguments), run_dir=arguments.run_dir, resume=arguments.resume, console=console)
+        with quiet():
+            importlib.import_module("brax.envs")
+    config = with_defaults(Config, arguments)
+    run = train_run(config, run_dir=arguments.run_dir, resume=arguments.resume, console=console)
     signal = run.summary["signal"]
     return 0 if signal is None else 128 + int(signal)
-
-
-def _import_brax() -> None:
-    from trpo_brax.environments.quiet import quiet
-
-    with quiet():
-        import brax.envs  # noqa: F401
 
 
 def _parse_training(words: list[str]) -> TrainArguments:

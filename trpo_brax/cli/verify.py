@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
 from trpo_brax.certification.settings import Listener
-from trpo_brax.cli.opening import open_run
-from trpo_brax.cli.parsing import parse
-from trpo_brax.config import Platform
+from trpo_brax.cli.command import Answer, command
+from trpo_brax.cli.opening import RunArguments
 from trpo_brax.host.console import Console
-
-if TYPE_CHECKING:
-    from trpo_brax.deployment import Verification
 
 
 @dataclass(frozen=True)
-class VerifyArguments:
+class VerifyArguments(RunArguments):
     """Hold an exported policy against its run, by actions and by episodes; exit status 1 where it fails."""
 
     artifact: Annotated[str, Positional, tyro.conf.arg(metavar="ARTIFACT")]
@@ -39,47 +33,36 @@ class VerifyArguments:
     """How far an action may be off, in units of the action range."""
     checkpoint: str | None = None
     """latest, best or an iteration of the run; by default the one that the artifact names."""
-    environment: str | None = None
-    """package.module:Class, for a run on an environment of your own."""
-    platform: Platform = "auto"
-    """auto: what JAX finds; cpu; gpu: fail where there is none."""
     json: bool = False
     """Print one JSON object and nothing else on standard output."""
 
 
-def verify(words: list[str]) -> int:
-    """Run `trpo-brax verify` and return its exit status."""
-    arguments = parse(VerifyArguments, words, "verify")
-    # An environment's author may print: standard output is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        verification = _verification(arguments)
-    if arguments.json:
-        print(json.dumps(verification.to_dict(), allow_nan=False))
-    else:
-        for finding in verification.findings:
-            print(f"{'passed' if finding.passed else 'FAILED':8}{finding.name:28}{finding.sentence}")
-        loop = verification.closed_loop
-        if loop is not None and loop.statements_note is not None:
-            print(f"{'':8}{'certificate':28}{loop.statements_note}")
-        print("passed" if verification.passed else "FAILED")
-    return 0 if verification.passed else 1
-
-
-def _verification(arguments: VerifyArguments) -> Verification:
+@command(VerifyArguments)
+def verify(arguments: VerifyArguments) -> Answer:
+    """Run `trpo-brax verify`."""
     console = Console(sys.stderr)
-    opened = open_run(arguments.run, arguments.environment, arguments.platform, arguments.episodes or 1000, console)
+    run, environment = arguments.open(arguments.episodes or 1000, console)
     from trpo_brax.deployment import Artifact
     from trpo_brax.deployment import verify as verify_policy
 
     artifact = Artifact.load(arguments.artifact)
-    return verify_policy(
+    verification = verify_policy(
         artifact,
-        opened.run,
+        run,
         episodes=arguments.episodes,
         margin=arguments.margin,
         failure_margin=arguments.failure_margin,
         tolerance=arguments.tolerance,
         checkpoint=arguments.checkpoint,
-        environment=opened.environment,
+        environment=environment,
         listener=Listener(counting=console.counting, note=console.note),
     )
+    lines = [
+        f"{'passed' if finding.passed else 'FAILED':8}{finding.name:28}{finding.sentence}"
+        for finding in verification.findings
+    ]
+    loop = verification.closed_loop
+    if loop is not None and loop.statements_note is not None:
+        lines.append(f"{'':8}{'certificate':28}{loop.statements_note}")
+    lines.append("passed" if verification.passed else "FAILED")
+    return Answer(lines, verification.to_dict(), 0 if verification.passed else 1)

@@ -23,9 +23,10 @@ from trpo_brax.deployment.observations import (
 )
 from trpo_brax.environments import Task
 from trpo_brax.policy import Policy
+from trpo_brax.randomness import Stream
 from trpo_brax.runs.certificates import CERTIFICATE, is_finished
 from trpo_brax.runs.certificates import read_certificate as read
-from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.evaluator import Evaluator, episode_key
 from trpo_brax.runs.provenance import package_version
 from trpo_brax.runs.run import Run
 
@@ -73,7 +74,7 @@ def export(
     default = run.path / ("export" if format == "onnx" else f"export-{format}")
     folder = default if output is None else Path(output)
     check_output(folder, format)
-    seed = run.check_seed(policy_seed)
+    seed = run.config.check_seed(policy_seed)
     evaluator = Evaluator(run, episodes=_EPISODES, checkpoint=checkpoint, policy_seeds=[seed], environment=environment)
     policy, iteration, task = evaluator.policies[seed], evaluator.iterations[seed], evaluator.task
     reference = policy_act(policy)
@@ -97,7 +98,7 @@ def export(
         control_period_seconds=_control_period(task, rollout.action_repeat),
         action_repeat=rollout.action_repeat,
         checkpoint_iteration=iteration,
-        checkpoint_sha256=run.checkpoint_hash(iteration),
+        checkpoint_sha256=run.checkpoints.hash(iteration),
         policy_seed=seed,
         versions={package: package_version(package) for package in _PACKAGES},
         golden_observations=observations,
@@ -140,9 +141,9 @@ def _check(policy: Policy, act: Act, observations: np.ndarray) -> None:
 
 
 def _components(evaluator: Evaluator, policy: Policy) -> dict[str, Any]:
-    bounds = policy.specification.bounds
+    bounds, starts = policy.specification.bounds, evaluator.runner.starts(episode_key(0, Stream.EVALUATION))
     limits = {
-        "observation": (observation_names(evaluator.task, evaluator.starts()), *clip_limits(policy)),
+        "observation": (observation_names(evaluator.task, starts), *clip_limits(policy)),
         "action": (action_names(evaluator.task), bounds.low, bounds.high),
     }
     return {

@@ -13,7 +13,7 @@ from trpo_brax.deployment.formats import Act
 from trpo_brax.evaluation import EvaluationStopped, Watcher
 from trpo_brax.policy import Policy
 from trpo_brax.randomness import Stream
-from trpo_brax.runs.evaluator import Evaluator
+from trpo_brax.runs.evaluator import Evaluator, episode_key
 from trpo_brax.runs.storage import first_line
 
 BATCHES = (1, 2, 7)
@@ -71,9 +71,8 @@ def _one_batch(evaluator: Evaluator, act: Act, seed: int, episodes: int, most_st
 
     enough = Watcher(stopped=lambda: most_steps is not None and len(steps) >= most_steps)
     try:
-        lengths = evaluator.run_by_host(
-            recorded, episodes, seed=seed, stream=Stream.VERIFICATION, watcher=enough
-        ).lengths
+        key = episode_key(seed, Stream.VERIFICATION)
+        lengths = evaluator.runner.run_by_host(recorded, key, episodes=episodes, watcher=enough).lengths
     except EvaluationStopped:
         # Whose episode had ended by then is not known; what follows an end is as good an observation, if finite.
         met = np.stack(steps)

@@ -27,7 +27,7 @@ from trpo_brax.deployment.statements import Certified
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes, Failure, Watcher
 from trpo_brax.randomness import Stream
-from trpo_brax.runs.evaluator import MOST_EPISODES, Evaluator, check_episodes
+from trpo_brax.runs.evaluator import MOST_EPISODES, Evaluator, check_episodes, episode_key
 from trpo_brax.runs.run import Run
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def verify(
     listener = listener or Listener()
     _check_positive(margin=margin, failure_margin=failure_margin, tolerance=tolerance)
     description = artifact.description
-    seed = run.check_seed(description.policy_seed)
+    seed = run.config.check_seed(description.policy_seed)
     which = description.checkpoint_iteration if checkpoint is None else checkpoint
     policy = run.policy(which, policy_seed=seed)
     fingerprint = policy.fingerprint()
@@ -184,7 +184,8 @@ def _closed_loop(
     def drawn(acting: Act, what: str) -> Episodes:
         with listener.counting(f"Running episodes of the {what} policy", episodes) as progress:
             watcher = Watcher(listener.stopped, progress)
-            return evaluator.run_by_host(acting, episodes, seed=seed, stream=stream, watcher=watcher)
+            key = episode_key(seed, stream)
+            return evaluator.runner.run_by_host(acting, key, episodes=episodes, watcher=watcher)
 
     ours, theirs = drawn(reference, "run's own"), drawn(act, "exported")
     statements: tuple[Finding, ...] = ()

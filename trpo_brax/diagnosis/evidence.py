@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trpo_brax.config import Config
-from trpo_brax.diagnosis.trends import Floats, Lasting, column
+from trpo_brax.diagnosis.trends import Floats, Lasting
 
 Level = Literal["problem", "note"]
 
@@ -18,6 +18,8 @@ USUAL = 0.8
 """What is so in at least this share of a window's iterations is usual; healthy runs show all of it now and then."""
 MOSTLY = 0.5
 """Share of a window's iterations that is most of them."""
+_LARGEST = 1e300
+"""What is larger than any float32 by far is no measurement."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,13 @@ class Evidence:
     """Of the run."""
 
     def column(self, name: str) -> Floats:
-        """Return a quantity of each row; NaN where it has no value."""
-        return column(self.rows, name)
+        """Return a quantity of each row, [rows]; NaN where it has no value, or is no number of a sane size."""
+
+        def number(value: Any) -> float:
+            sound = isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+            return float(value) if sound else np.nan
+
+        return np.array([number(row.get(name)) for row in self.rows], np.float64)
 
     def returns(self) -> Floats:
         """Return those that there are."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-_LARGEST = 1e300
-"""What is larger than any float32 by far is no measurement."""
 _SHORTEST_WINDOW = 5
 """Iterations: fewer say nothing of what is usual."""
 _LONGEST_WINDOW = 50
@@ -35,16 +31,6 @@ class Lasting:
     """Of the rows from first to last, those where it was so."""
     current: bool
     """It still was when the records end."""
-
-
-def column(records: Sequence[dict[str, Any]], name: str) -> Floats:
-    """Return a quantity of each record, [records]; NaN where it has no value, or is no number of a sane size."""
-
-    def number(value: Any) -> float:
-        sound = isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
-        return float(value) if sound else np.nan
-
-    return np.array([number(record.get(name)) for record in records], np.float64)
 
 
 def window(rows: int) -> int:
@@ -104,14 +90,9 @@ def has_risen(values: Floats) -> bool | None:
     medians = np.median(values[values.size - later * size :].reshape(later, size), axis=1)
     error = 1.2533 * noise(values) * np.sqrt(2.0 / size)
     for_a_while = medians.max() - np.median(values[:size]) > _NOISES * error
-    return bool(for_a_while or rank_correlation(values) * np.sqrt(values.size - 1) > _TREND)
+    if for_a_while or np.ptp(values) == 0:
+        return bool(for_a_while)
+    from scipy import stats  # a second to import, which training should not pay before its end
 
-
-def rank_correlation(values: Floats) -> float:
-    """Return Spearman's rho of a sequence with its own order, 0 where all values are the same."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    # Equal values share the mean of their ranks.
-    ranks = (np.cumsum(counts) - 0.5 * (counts + 1))[place]
-    centred, time = ranks - ranks.mean(), np.arange(values.size) - 0.5 * (values.size - 1)
-    scale = np.sqrt(np.sum(centred**2) * np.sum(time**2))
-    return float(centred @ time / scale) if scale > 0 else 0.0
+    rank_correlation = stats.spearmanr(np.arange(values.size), values).statistic
+    return bool(rank_correlation * np.sqrt(values.size - 1) > _TREND)

@@ -36,6 +36,9 @@ class Finding:
     topic: str
     sentence: str
 
+    def __str__(self) -> str:
+        return f"{self.level:8} {self.topic}: {self.sentence}"
+
 
 class Record(NamedTuple):
     """What happened, row 0 being the reset; all leaves are NumPy arrays that lead with [1 + T, N]."""
@@ -107,7 +110,6 @@ def check_environment(task: Task, *, episode_length: int = 1000, seconds: float 
     random = follow(*actions[: max(1, int(seconds / chunk_seconds))])
     mirrored = np.arange(NUM_ENVS)[:, None] % size == np.arange(size)
     at_bounds = follow(np.where(rng.random(actions[0].shape) < 0.5, low, high))
-    after_nan = follow(np.where(np.arange(CHUNK)[:, None, None] == 0, np.nan, actions[0]))
     reflected = follow(np.where(mirrored, low + high - actions[0], actions[0]))
     speed = f"{CHUNK * NUM_ENVS / chunk_seconds:,.0f} steps/s, {NUM_ENVS} at once; compiled in {compile_seconds:.1f} s."
     return [
@@ -115,7 +117,6 @@ def check_environment(task: Task, *, episode_length: int = 1000, seconds: float 
         *_resets(first, random),
         _finite("with random actions", "error", random),
         _finite("with actions at their bounds", "warning", at_bounds),
-        _nan_action(after_nan),
         *_ends(random, episode_length),
         _reward_scale(random),
         _action_effect(task, first, reflected, mirrored),
@@ -124,26 +125,17 @@ def check_environment(task: Task, *, episode_length: int = 1000, seconds: float 
     ]
 
 
-def format_findings(findings: list[Finding]) -> str:
-    """Return one line of text per finding."""
-    return "\n".join(f"{finding.level:8} {finding.topic}: {finding.sentence}" for finding in findings)
-
-
 def _structure(task: Task) -> list[Finding]:
     """Compare the types that reset and step return, and trace both twice; trees and shapes are known to agree."""
     reset, step, program = _trace(task)
-    findings, weak = [Finding("ok", "structure", "step returns the tree and the shapes of reset.")], []
+    findings = [Finding("ok", "structure", "step returns the tree and the shapes of reset.")]
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(reset), jax.tree.leaves(step), strict=True):
         name = jax.tree_util.keystr(path).lstrip(".")
-        weak += [name] * (old.weak_type or new.weak_type)
         if old.dtype != new.dtype:
             sentence = f"{name} is {old.dtype} at reset and {new.dtype} from step; give it one type."
             findings.append(Finding("warning", "types", sentence))
         elif name in ("obs", "reward", "done") and old.dtype != jnp.float32:
             findings.append(Finding("warning", "types", f"{name} is {old.dtype} where Brax has float32."))
-    if weak:
-        note = f"weak types (Python numbers) in {', '.join(weak)}: stripped here, but elsewhere they compile twice."
-        findings.append(Finding("ok", "types", note))
     if _trace(task)[2] != program:
         sentence = "tracing twice gives two programs: it draws or keeps something outside of its State."
         findings.append(Finding("error", "repeatable", sentence))
@@ -207,18 +199,6 @@ def _finite(when: str, level: Level, record: Record) -> Finding:
     parts = " and ".join(part for part, broken in record.broken.items() if (broken & struck)[step].any())
     count, where = struck[step].sum(), f"at step {step}" if step else "at reset"
     return Finding(level, "finite", f"{when}, {parts} not finite {where} in {count} of {NUM_ENVS} environments.")
-
-
-def _nan_action(record: Record) -> Finding:
-    """Say what a NaN, as broken physics leaves it, does to `done`; whatever it is, it is no fault of the author's."""
-    parts = " and ".join(part for part, broken in record.broken.items() if broken[1:].any())
-    if not parts:
-        return Finding("ok", "NaN", "a NaN action leaves every number finite.")
-    done = "becomes NaN" if np.isnan(record.done[1]).any() else "becomes 1" if record.done[1].all() else "stays 0"
-    sentence = (
-        f"a NaN action spoils {parts}, and done {done}; the trainer cuts such an environment off whatever done is."
-    )
-    return Finding("ok", "NaN", sentence)
 
 
 def _ends(record: Record, episode_length: int) -> list[Finding]:

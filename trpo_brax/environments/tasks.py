@@ -158,16 +158,8 @@ def starting_state(environment: Env, key: jax.Array) -> State:
     """
     state = environment.reset(key)
     read = {"obs": state.obs, "reward": state.reward, "done": state.done, "metrics": state.metrics}
-    return jax.tree.map(_strong, state.replace(**jax.tree.map(_float32, read)))
-
-
-def _strong(leaf: Any) -> jax.Array:
-    leaf = jnp.asarray(leaf)
-    return jax.lax.convert_element_type(leaf, leaf.dtype)
-
-
-def _float32(leaf: Any) -> jax.Array:
-    return jnp.asarray(leaf, jnp.float32)
+    state = state.replace(**jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), read))
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype), state)
 
 
 def match_state(reference: State, state: State, name: str) -> State:
@@ -181,13 +173,12 @@ def match_state(reference: State, state: State, name: str) -> State:
     if ours != theirs:
         raise TaskError(f"environment {name} returns another State from step than from reset: {theirs} against {ours}.")
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(reference), jax.tree.leaves(state), strict=True):
+        where = jax.tree_util.keystr(path)
         if jnp.shape(old) != jnp.shape(new):
-            where = jax.tree_util.keystr(path)
             raise TaskError(
                 f"environment {name} returns {where} of shape {jnp.shape(new)} from step, {jnp.shape(old)} from reset."
             )
         if jnp.issubdtype(jnp.result_type(new), jnp.inexact) and not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
-            where = jax.tree_util.keystr(path)
             raise TaskError(
                 f"environment {name} returns {where} as {jnp.result_type(new)} from step, {jnp.result_type(old)} from "
                 f"reset; begin it with {jnp.result_type(new)}."
@@ -214,11 +205,7 @@ def _no_mujoco_log() -> Iterator[None]:
 
 
 def _traced(name: str, what: str, function: Callable[..., Any], *shapes: Any) -> Any:
-    """Return the shapes of what an author's code returns; what it raises becomes one sentence.
-
-    Raises:
-        TaskError: with the author's exception as its cause.
-    """
+    """Return the shapes of what an author's code returns; what it raises becomes one sentence."""
     try:
         return jax.eval_shape(function, *shapes)
     except TaskError:

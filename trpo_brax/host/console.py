@@ -49,7 +49,7 @@ class Console:
     def stage(self, text: str) -> Iterator[None]:
         """Say that something slow is going on, with elapsed time, and how long it took once it is done."""
         start = time.monotonic()
-        with self._spinner(text) if self._rich.is_terminal else self._heartbeat(text):
+        with self._progress(text, None):
             yield
         self.note(f"{text}: {time.monotonic() - start:.1f} s")
 
@@ -57,16 +57,8 @@ class Console:
     def counting(self, text: str, total: int, unit: str = "episodes") -> Iterator[Callable[[int], None]]:
         """Show how many of `total` are done, as told to the function given, and how long it took in the end."""
         start = time.monotonic()
-        if self._rich.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-            with Progress(*columns, console=self._rich, transient=True) as progress:
-                task = progress.add_task(f"{text}: 0 of {total:,} {unit}", total=total)
-                yield lambda done: progress.update(
-                    task, completed=done, description=f"{text}: {done:,} of {total:,} {unit}"
-                )
-        else:
-            with self._heartbeat(text) as news:
-                yield lambda done: news.append(f"{done:,} of {total:,} {unit}")
+        with self._progress(text, total) as tell:
+            yield lambda done: tell(done, f"{done:,} of {total:,} {unit}")
         self.note(f"{text}: {total:,} {unit} in {time.monotonic() - start:.1f} s")
 
     @contextlib.contextmanager
@@ -95,31 +87,31 @@ class Console:
             self.note(line)
 
     @contextlib.contextmanager
-    def _spinner(self, text: str) -> Iterator[None]:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=self._rich, transient=True) as progress:
-            progress.add_task(text, total=None)
-            yield
+    def _progress(self, text: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+        """Show that something goes on, and how much of it is done, as the function given is told by number and words.
 
-    @contextlib.contextmanager
-    def _heartbeat(self, text: str) -> Iterator[deque[str]]:
-        """Say every few seconds that something goes on, and what was last put into what the block is given."""
+        That is a live line on a terminal, and a line every few seconds elsewhere.
+        """
+        if self._rich.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+            with Progress(*columns, console=self._rich, transient=True) as progress:
+                task = progress.add_task(text, total=total)
+                yield lambda count, words: progress.update(task, completed=count, description=f"{text}: {words}")
+            return
         self.note(f"{text} ...")
-        done = threading.Event()
-        start = time.monotonic()
+        ended, start = threading.Event(), time.monotonic()
         news: deque[str] = deque(maxlen=1)
 
-        def tell() -> None:
-            while not done.wait(_HEARTBEAT_SECONDS):
-                said = "".join(f", {words}" for words in tuple(news))
-                self.note(f"{text} ... {time.monotonic() - start:.0f} s{said}")
+        def live() -> None:
+            while not ended.wait(_HEARTBEAT_SECONDS):
+                self.note(", ".join((f"{text} ... {time.monotonic() - start:.0f} s", *news)))
 
-        thread = threading.Thread(target=tell, daemon=True)
+        thread = threading.Thread(target=live, daemon=True)
         thread.start()
         try:
-            yield news
+            yield lambda _, words: news.append(words)
         finally:
-            done.set()
+            ended.set()
             thread.join()
 
 
@@ -130,7 +122,7 @@ class _Rich(RichConsole):
 
 
 def _own_copy(file: IO[str]) -> IO[str]:
-    """Return the stream on a descriptor of its own, so that silencing the usual ones does not silence us."""
+    """Return the stream on a descriptor of its own: what that cannot take is no fault of the usual one at exit."""
     try:
         file.flush()
         return os.fdopen(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -31,20 +30,45 @@ class Host:
 
 
 def prepare(runtime: RuntimeConfig, num_envs: int, tell: Callable[[str], None], *, join: bool = False) -> Host:
-    """Make JAX's settings, become one of the run's processes where `join` asks for it, and choose devices.
+    """Set platform, CPU devices and compilation cache, join the run's other processes, and choose devices.
+
+    What is already in use is left as it is.
 
     Args:
         runtime: what is asked for.
-        num_envs: environments that the devices will share.
+        num_envs: environments that the devices will share: as many of each process.
         tell: given notes for the user, one line each.
         join: the run may be one of several processes.
 
     Raises:
         UserError: what is asked for cannot be had.
     """
-    for note in configure(runtime, num_envs, join=join):
-        tell(note)
-    return Host(select(runtime, num_envs), processes.group())
+    if runtime.cpu_devices is not None and num_envs % runtime.cpu_devices:
+        raise UserError(f"cpu_devices must divide num_envs, and {runtime.cpu_devices} does not divide {num_envs}.")
+    _configure_cache(runtime.compilation_cache)
+    if runtime.platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    settings: Any = jax.config
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        wanted = settings.jax_num_cpu_devices
+    else:
+        wanted = runtime.cpu_devices or largest_divisor(num_envs, usable_cores())
+    try:
+        # Once the backend has started JAX refuses another number, though not the same, and its devices must do.
+        settings.update("jax_num_cpu_devices", wanted + 1)
+        settings.update("jax_num_cpu_devices", wanted)
+        started = False
+    except RuntimeError:
+        started = True
+    if runtime.deterministic:
+        _configure_determinism(started)
+    if join:
+        processes.join(runtime)
+    if runtime.platform == "gpu" and jax.default_backend() != "gpu":
+        raise UserError("platform gpu was asked for, but JAX finds no GPU; install the extra cuda12 or cuda13.")
+    if runtime.platform == "auto" and _nvidia_visible() and not _cuda_plugin():
+        tell("An NVIDIA GPU is visible, but this JAX is CPU-only: install the extra cuda12 or cuda13 to use it.")
+    return Host(_shared_out(runtime, num_envs), processes.group())
 
 
 def usable_cores() -> int:
@@ -59,47 +83,7 @@ def largest_divisor(number: int, limit: int) -> int:
     return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
 
 
-def configure(runtime: RuntimeConfig, num_envs: int, *, join: bool = False) -> list[str]:
-    """Set platform, CPU devices and compilation cache; what is already in use is left as it is.
-
-    Args:
-        runtime: what is asked for.
-        num_envs: environments that the devices will share.
-        join: become one of the run's processes, where there are several.
-
-    Returns:
-        Notes for the user, one line each.
-
-    Raises:
-        UserError: a GPU was asked for and there is none, or `cpu_devices` does not divide `num_envs`.
-    """
-    if runtime.cpu_devices is not None and num_envs % runtime.cpu_devices:
-        raise UserError(f"cpu_devices must divide num_envs, and {runtime.cpu_devices} does not divide {num_envs}.")
-    _configure_cache(runtime.compilation_cache)
-    if runtime.deterministic:
-        _configure_determinism()
-    if runtime.platform == "cpu":
-        jax.config.update("jax_platforms", "cpu")
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        wanted = runtime.cpu_devices or largest_divisor(num_envs, usable_cores())
-        # Once the backend has started this is refused, and `select` makes do with the devices it has.
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", wanted)
-    if join:
-        processes.join(runtime)
-    if runtime.platform == "gpu" and jax.default_backend() != "gpu":
-        raise UserError("platform gpu was asked for, but JAX finds no GPU; install the extra cuda12 or cuda13.")
-    if runtime.platform == "auto" and _nvidia_visible() and not _cuda_plugin():
-        return ["An NVIDIA GPU is visible, but this JAX is CPU-only: install the extra cuda12 or cuda13 to use it."]
-    return []
-
-
-def select(runtime: RuntimeConfig, num_envs: int) -> list[jax.Device]:
-    """Return the devices to shard `num_envs` environments over: as many of each process.
-
-    Raises:
-        UserError: `cpu_devices` asks for more than the started backend has, or `num_envs` cannot be shared out.
-    """
+def _shared_out(runtime: RuntimeConfig, num_envs: int) -> list[jax.Device]:
     devices = jax.devices("cpu") if runtime.platform == "cpu" else jax.devices()
     by_process = [[one for one in devices if one.process_index == index] for index in range(jax.process_count())]
     limit = len(by_process[0])  # as many as any other process has: `processes.join` saw to it
@@ -115,14 +99,11 @@ def select(runtime: RuntimeConfig, num_envs: int) -> list[jax.Device]:
     return [device for own in by_process for device in own[: largest_divisor(share, limit)]]
 
 
-def _configure_determinism() -> None:
+def _configure_determinism(started: bool) -> None:
     """Add the flag by which XLA promises that a GPU repeats a program bit for bit, and a process another's.
 
     It excludes operations whose order is left to chance, and autotuning, which picks kernels by a race. XLA reads
     XLA_FLAGS once, when the first backend starts.
-
-    Raises:
-        UserError: that has happened already on a GPU, or XLA_FLAGS says the contrary.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _DETERMINISTIC in flags.split():
@@ -130,34 +111,17 @@ def _configure_determinism() -> None:
     if _DETERMINISTIC.partition("=")[0] in flags:
         raise UserError(f"deterministic was asked for, but XLA_FLAGS holds {flags!r}.")
     os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
-    if _backend_started() and jax.default_backend() == "gpu":
+    if started and jax.default_backend() == "gpu":
         raise UserError("deterministic was asked for after JAX has started on a GPU: set it before JAX is used.")
 
 
-def _backend_started() -> bool:
-    settings: Any = jax.config
-    before = settings.jax_num_cpu_devices
-    try:
-        # JAX refuses to change this setting once a backend has started.
-        settings.update("jax_num_cpu_devices", max(before, 1) + 1)
-    except RuntimeError:
-        return True
-    settings.update("jax_num_cpu_devices", before)
-    return False
-
-
 def _configure_cache(directory: str) -> None:
-    jax.config.update("jax_enable_compilation_cache", directory != "none")
-    if directory == "none":
-        return
-    if directory == "auto":
-        settings: Any = jax.config
-        if settings.jax_compilation_cache_dir is not None:
-            return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        path = root / "trpo_brax" / "xla"
-    else:
-        path = Path(directory).expanduser()
+    settings: Any = jax.config
+    settings.update("jax_enable_compilation_cache", directory != "none")
+    if directory == "none" or (directory == "auto" and settings.jax_compilation_cache_dir is not None):
+        return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "trpo_brax", "xla")
+    path = (usual if directory == "auto" else Path(directory)).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -170,21 +134,12 @@ def _configure_cache(directory: str) -> None:
 
 
 def _control_group_quota() -> float | None:
-    """Return the CPU quota in cores of control groups version 2 or 1, None where there is none."""
-    for quota_file, period_file in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            words = Path(quota_file).read_text().split()
-            if period_file is not None:
-                words += Path(period_file).read_text().split()
-        except OSError:
-            continue
-        quota, period = words[0], float(words[1])
-        if quota != "max" and float(quota) > 0:
-            return float(quota) / period
-    return None
+    """Return the CPU quota in cores, None where there is none, as under control groups of version 1."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except OSError:
+        return None
+    return None if quota == "max" else float(quota) / float(period)
 
 
 def _nvidia_visible() -> bool:

@@ -88,7 +88,7 @@ class Group:
 
     def do_first(self, action: Callable[[], Result]) -> Result | None:
         """Run `action` in process 0, whose result it returns there; where that refuses, all do."""
-        return self.do(action if self.primary else _nothing)
+        return self.do(action if self.primary else lambda: None)
 
     def check_same(self, what: str, text: str) -> None:
         """Wait for all processes, and refuse to go on where their texts differ.
@@ -148,7 +148,3 @@ def group() -> Group:
 
 def _gathered(row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(multihost_utils.process_allgather(row))
-
-
-def _nothing() -> None:
-    """Another process does it."""

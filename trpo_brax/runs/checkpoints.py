@@ -26,7 +26,7 @@ from trpo_brax.learner.state import TrainState
 from trpo_brax.policy import ObservationStatistics, PolicySpecification
 from trpo_brax.runs.files import one_line, read_json
 from trpo_brax.runs.manifest import MANIFEST, manifest_hash, read_manifest, verify
-from trpo_brax.runs.storage import bytes_of, items_of, named_leaves, read_arrays
+from trpo_brax.runs.storage import bytes_of, items_of, named_leaves, placed_leaves, read_arrays
 
 TRAINING_RETURNS, EVALUATION_RETURNS = "training_returns", "evaluation_returns"
 """Of a manifest: each seed's mean return, by what a checkpoint is ranked."""
@@ -75,8 +75,10 @@ class Checkpoints:
         """Return the iteration meant by `latest`, `best` (of a seed, by default the first) or a number.
 
         Raises:
+            ConfigError: the run has no such seed.
             CheckpointError: there is no such checkpoint; the sentence lists those there are.
         """
+        seed = self._config.check_seed(seed)
         known = self.iterations()
         if not known:
             raise CheckpointError(f"{self._directory} holds no complete checkpoint.")
@@ -86,7 +88,6 @@ class Checkpoints:
                 raise DamagedCheckpointError(f"checkpoint {self._folder(newest)} is damaged: it has no {MANIFEST}.")
             return known[-1]
         if which == "best":
-            seed = self._config.seed if seed is None else seed
             # Before any episode has ended there is nothing to rank by; the latest is as good as any.
             return max((self.rank(step, seed) or (False, -math.inf), step) for step in known)[1]
         if not str(which).isdecimal():
@@ -135,10 +136,7 @@ class Checkpoints:
             DamagedCheckpointError: it is not what was written.
             CheckpointError: it does not fit, or cannot be read.
         """
-        wanted = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like, shardings
-        )
-        named = named_leaves(wanted)
+        named = placed_leaves(like, shardings)
         arrays = self._read(iteration, items_of(named))
         state: TrainState = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in named])
         if np.any(np.asarray(state.iteration) != iteration):
@@ -156,6 +154,7 @@ class Checkpoints:
             seed: which of the run's; by default the first.
 
         Raises:
+            ConfigError: the run has no such seed.
             DamagedCheckpointError: it is not what was written.
             CheckpointError: it does not fit, or cannot be read.
         """
@@ -179,7 +178,7 @@ class Checkpoints:
         arrays = self._read(iteration, {"policy": named})
         restored = jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in named])
         if axis:
-            position = 0 if seed is None else seeds.index(seed)
+            position = seeds.index(self._config.check_seed(seed))
             restored = jax.tree.map(lambda leaf: leaf[position], restored)
         return restored["policy"], restored["statistics"]
 
@@ -198,29 +197,11 @@ class Checkpoints:
                 return iteration
         return None
 
-    def quarantine(self, iteration: int, folder: Path) -> Path:
-        """Move a checkpoint, whatever it is, into `folder`, and return where it lies now.
-
-        Raises:
-            CheckpointError: it cannot be moved.
-        """
-        try:
-            folder.mkdir(exist_ok=True)
-            taken = 1
-            while os.path.lexists(target := folder / (f"{iteration}" if taken == 1 else f"{iteration}.{taken}")):
-                taken += 1
-            self._folder(iteration).rename(target)
-        except OSError as error:
-            raise CheckpointError(
-                f"checkpoint {self._folder(iteration)} is damaged and cannot be moved away: {error.strerror}."
-            ) from error
-        return target
-
     def _folder(self, iteration: int) -> Path:
         return self._directory / str(iteration)
 
     def hash(self, iteration: int) -> str:
-        """Return the SHA-256 of a checkpoint's manifest.
+        """Return the SHA-256, in hexadecimal, of a checkpoint's manifest, which holds that of each of its files.
 
         Raises:
             CheckpointError: it cannot be read.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -24,7 +23,7 @@ from trpo_brax.runs.files import one_line, read_json, write_json
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.manifest import verify, write_manifest
 from trpo_brax.runs.saving import save_arrays
-from trpo_brax.runs.storage import named_leaves, read_arrays
+from trpo_brax.runs.storage import placed_leaves, read_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +74,7 @@ class Dump:
         Raises:
             CheckpointError: the arrays do not fit it.
         """
-        named = named_leaves(
-            jax.tree.map(
-                lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                program.abstract_state,
-                program.shardings,
-            )
-        )
+        named = placed_leaves(program.abstract_state, program.shardings)
         arrays = read_arrays(self.path / "state", named, f"dump {self.path}")
         state: TrainState = jax.tree.unflatten(
             jax.tree.structure(program.abstract_state), [arrays[name] for name in named]
@@ -123,18 +116,12 @@ def write_dump(
     if group.primary:
         for file in (folder.config_file, folder.task_file):
             write_json(path / file.name, read_json(file))
-        told: dict[str, Any] = {"iteration": iteration, "seed": seed, "seen": seen}
-        write_json(path / "dump.json", told)
+        write_json(path / "dump.json", {"iteration": iteration, "seed": seed, "seen": seen})
         write_manifest(path, {})
     return path
 
 
 def _make_room(folder: RunFolder, path: Path) -> None:
-    """Make the folder of a dump.
-
-    Raises:
-        RunFolderError: the run folder is gone, or cannot be written.
-    """
     try:
         if not folder.config_file.is_file():
             raise RunFolderError(f"the run folder {folder.path} is gone.")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
 from trpo_brax.config import RolloutConfig
 from trpo_brax.environments import Task
@@ -28,7 +27,7 @@ from trpo_brax.randomness import Stream, stream_key
 from trpo_brax.runs.run import Run
 
 if TYPE_CHECKING:
-    from brax.envs import Env, State
+    from brax.envs import Env
 
 MOST_EPISODES = 10**9
 
@@ -61,20 +60,21 @@ class Evaluator:
         worlds: Callable[[Task, Any], Task] | None = None,
     ) -> None:
         check_episodes(episodes)
-        seeds = run.config.seeds if policy_seeds is None else [run.check_seed(seed) for seed in policy_seeds]
+        seeds = run.config.seeds if policy_seeds is None else [run.config.check_seed(seed) for seed in policy_seeds]
         self.task = task = run.task(environment)
-        self.iterations = {seed: run.resolve(checkpoint, policy_seed=seed) for seed in seeds}
+        self.iterations = {seed: run.checkpoints.resolve(checkpoint, seed) for seed in seeds}
         """Of the checkpoint of each seed."""
         self.policies: dict[int, Policy] = {
             seed: run.policy(iteration, policy_seed=seed) for seed, iteration in self.iterations.items()
         }
-        self._runner = episode_runner(
+        self.runner = episode_runner(
             run.config.rollout,
             task if worlds is None else lambda world: worlds(task, world),
             self.policies[seeds[0]].specification,
             episodes,
             stochastic=stochastic,
         )
+        """Runs episodes with another policy too, by `episode_key`."""
 
     def run(
         self,
@@ -102,36 +102,12 @@ class Evaluator:
             EvaluationStopped: the watcher said so.
         """
         acting = self._acting(policy_seed, policy)
-        return self._runner.run(acting, episode_key(seed, stream), episodes=episodes, world=world, watcher=watcher)
+        return self.runner.run(acting, episode_key(seed, stream), episodes=episodes, world=world, watcher=watcher)
 
-    def run_by_host(
-        self,
-        act: Callable[[np.ndarray], np.ndarray],
-        episodes: int,
-        *,
-        seed: int = 0,
-        stream: Stream = Stream.EVALUATION,
-        watcher: Watcher | None = None,
-    ) -> Episodes:
-        """Run the same episodes with another policy, which is no JAX: observations [B, observation] -> actions."""
-        return self._runner.run_by_host(act, episode_key(seed, stream), episodes=episodes, watcher=watcher)
-
-    def record(
-        self,
-        episodes: int,
-        chosen: Sequence[int],
-        *,
-        seed: int = 0,
-        stream: Stream = Stream.EVALUATION,
-        policy_seed: int | None = None,
-    ) -> dict[int, Recording]:
-        """Run some of `run`'s episodes again, keeping what the simulator went through."""
-        acting = self._acting(policy_seed)
-        return self._runner.record(acting, episode_key(seed, stream), episodes=episodes, chosen=chosen)
-
-    def starts(self) -> State:
-        """Return a batch of starting states."""
-        return self._runner.starts(episode_key(0, Stream.EVALUATION))
+    def record(self, episodes: int, chosen: Sequence[int], *, seed: int = 0) -> dict[int, Recording]:
+        """Run some of `run`'s episodes of the first policy again, keeping what the simulator went through."""
+        key = episode_key(seed, Stream.EVALUATION)
+        return self.runner.record(self._acting(None), key, episodes=episodes, chosen=chosen)
 
     def _acting(self, policy_seed: int | None, policy: Policy | None = None) -> Any:
         chosen = policy or self.policies[next(iter(self.policies)) if policy_seed is None else policy_seed]
@@ -207,7 +183,7 @@ def evaluate(
         run,
         episodes=episodes,
         checkpoint=checkpoint,
-        policy_seeds=[run.check_seed(policy_seed)],
+        policy_seeds=[run.config.check_seed(policy_seed)],
         stochastic=stochastic,
         environment=environment,
     )

@@ -24,8 +24,8 @@ def read_json(file: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
     Raises:
         RunFolderError: it is missing, a link or no plain file, absurdly large, or not JSON.
     """
-    text = read_text(file, most_bytes)
-    return parse_json(text, f"{file}")
+    with open_plain(file, most_bytes) as opened:
+        return parse_json(opened.read(most_bytes).decode("utf-8"), f"{file}")
 
 
 def parse_json(text: str, what: str) -> Any:
@@ -43,16 +43,6 @@ def parse_json(text: str, what: str) -> Any:
         return data
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{what} is not valid JSON.") from error
-
-
-def read_text(file: Path, most_bytes: int) -> str:
-    """Return a text file's content.
-
-    Raises:
-        RunFolderError: it is missing, a link or no plain file, larger than `most_bytes`, or not UTF-8.
-    """
-    with open_plain(file, most_bytes) as opened:
-        return opened.read(most_bytes).decode("utf-8")
 
 
 @contextlib.contextmanager
@@ -78,6 +68,25 @@ def open_plain(file: Path, most_bytes: int) -> Iterator[IO[bytes]]:
         raise RunFolderError(f"{file} cannot be read{link}.") from error
     except UnicodeDecodeError as error:
         raise RunFolderError(f"{file} is not UTF-8 text.") from error
+
+
+def walk(folder: Path, forgiven: tuple[type[BaseException], ...] = ()) -> Iterator[tuple[Path, int, int]]:
+    """Yield (path, mode, depth from 0) of whatever is in a folder, however deep; links are not followed.
+
+    Args:
+        folder: to go through, as far as it is asked for.
+        forgiven: what is raised of entries that cannot be seen, or are taken away meanwhile, and leaves them out.
+    """
+    open_folders = [(folder, 0)]
+    while open_folders:
+        current, depth = open_folders.pop()
+        with contextlib.suppress(*forgiven), os.scandir(current) as entries:
+            for entry in entries:
+                with contextlib.suppress(*forgiven):
+                    mode = entry.stat(follow_symlinks=False).st_mode
+                    yield Path(entry.path), mode, depth
+                    if stat.S_ISDIR(mode):
+                        open_folders.append((Path(entry.path), depth + 1))
 
 
 @contextlib.contextmanager

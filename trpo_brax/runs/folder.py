@@ -12,19 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trpo_brax.config import Config, from_dict, override, to_dict, walk
+from trpo_brax.config import Config, from_dict, override, to_dict
 from trpo_brax.errors import ConfigError, RunFolderError
-from trpo_brax.runs.files import (
-    one_line,
-    read_json,
-    write_json,
-)
+from trpo_brax.runs.files import one_line, read_json, walk, write_json
 
 _MOST_PROVENANCE_BYTES = 32 << 20
 _MOST_ENTRIES = 1_000_000
 _MOST_DEPTH = 16
-_MOST = {"num_seeds": 10_000, "cpu_devices": 4096, "final_evaluation_episodes": 1_000_000, "eval_episodes": 1_000_000}
-"""What needs memory by itself, before anything is known of what it would take."""
 _NAME = re.compile(r"[\w.:<>-]*")
 
 
@@ -95,10 +89,6 @@ class RunFolder:
         # Names stand in messages and in pictures, where a dollar sign begins a formula.
         if not all(_NAME.fullmatch(name) for name in (config.task, config.environment or "")):
             raise RunFolderError(f"{self.config_file} names a task or an environment as none can be named.")
-        values = {name: value for name, value, _ in walk(config)}
-        for name, most in _MOST.items():
-            if (values[name] or 0) > most:
-                raise RunFolderError(f"{self.config_file} asks for {name} {values[name]}; at most {most} is believed.")
         cache = "none" if config.runtime.compilation_cache == "none" else "auto"
         return override(config, coordinator=None, num_processes=None, process_id=None, compilation_cache=cache)
 
@@ -123,25 +113,19 @@ class RunFolder:
         """
         parts = (self.checkpoints, self.tensorboard, self.quarantine, self.dumps)
         pictures = (self.learning_curve_file, self.training_panels_file)
-        open_folders, count = [(self.path, 0)], 0
-        while open_folders:
-            current, depth = open_folders.pop()
-            for path, mode in _entries(current):
-                count += 1
-                what = None
-                if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                    what = "a link" if stat.S_ISLNK(mode) else "no plain file"
-                elif path in parts and not stat.S_ISDIR(mode):
-                    what = "no folder"
-                elif path in pictures and path.lstat().st_nlink > 1:
-                    what = "a link"  # by another name: pictures are written over, not replaced
-                elif depth >= _MOST_DEPTH or count > _MOST_ENTRIES:
-                    what = f"beyond the {_MOST_ENTRIES:,} entries and {_MOST_DEPTH} levels that a run has at most"
-                if what is not None:
-                    inside = one_line(path.relative_to(self.path))
-                    raise RunFolderError(f"run_dir {self.path} is not used: {inside} in it is {what}.")
-                if stat.S_ISDIR(mode):
-                    open_folders.append((path, depth + 1))
+        for count, (path, mode, depth) in enumerate(walk(self.path, forgiven=(OSError,))):
+            what = None
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+            elif path in parts and not stat.S_ISDIR(mode):
+                what = "no folder"
+            elif path in pictures and path.lstat().st_nlink > 1:
+                what = "a link"  # by another name: pictures are written over, not replaced
+            elif depth >= _MOST_DEPTH or count >= _MOST_ENTRIES:
+                what = f"beyond the {_MOST_ENTRIES:,} entries and {_MOST_DEPTH} levels that a run has at most"
+            if what is not None:
+                inside = one_line(path.relative_to(self.path))
+                raise RunFolderError(f"run_dir {self.path} is not used: {inside} in it is {what}.")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -183,18 +167,21 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     file.unlink(missing_ok=True)
 
-    def set_aside(self, file: Path) -> Path:
-        """Move a file into `quarantine/`, and return where it is now.
+    def set_aside(self, damaged: Path) -> Path:
+        """Move a file, or a checkpoint's folder, into `quarantine/`, and return where it is now.
 
         Raises:
-            OSError: it cannot be moved.
+            RunFolderError: it cannot be moved.
         """
-        self.quarantine.mkdir(exist_ok=True)
-        target, taken = self.quarantine / file.name, 1
+        target, taken = self.quarantine / damaged.name, 1
         while os.path.lexists(target):
             taken += 1
-            target = self.quarantine / f"{file.name}.{taken}"
-        return file.rename(target)
+            target = self.quarantine / f"{damaged.name}.{taken}"
+        try:
+            self.quarantine.mkdir(exist_ok=True)
+            return damaged.rename(target)
+        except OSError as error:
+            raise RunFolderError(f"{damaged} is damaged and cannot be moved away: {error.strerror}.") from error
 
 
 def default_run_dir(config: Config) -> Path:
@@ -202,11 +189,3 @@ def default_run_dir(config: Config) -> Path:
     name = config.environment.rpartition(":")[2] if config.environment else config.task
     seeds = f"{config.seed}" if config.num_seeds == 1 else f"{config.seeds[0]}-{config.seeds[-1]}"
     return Path("runs") / f"{name}-{seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _entries(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yield (path, mode) of what is in a folder; what cannot be seen, or is taken away meanwhile, is left out."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                yield Path(entry.path), entry.stat(follow_symlinks=False).st_mode

@@ -7,7 +7,6 @@ to do harm is that nothing in it is ever executed, followed out of it, or read b
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trpo_brax.errors import CheckpointError, RunFolderError
-from trpo_brax.runs.files import one_line, open_plain, read_json
+from trpo_brax.runs.files import one_line, open_plain, read_json, walk, write_json
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -32,11 +31,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         for name, path in _files(folder)
         if name != MANIFEST
     }
-    text = json.dumps({"format": _FORMAT, **facts, "files": files}, indent=1, allow_nan=False)
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(folder / MANIFEST, {"format": _FORMAT, **facts, "files": files})
 
 
 def manifest_hash(folder: Path) -> str:
@@ -107,28 +102,16 @@ def verify(folder: Path, most_bytes: int, most_of: Mapping[str, int] | None = No
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (path inside the folder, path) of every file, however deep.
-
-    Raises:
-        CheckpointError: something there is neither a plain file nor a folder, or there is absurdly much of it.
-    """
-    open_folders, count = [(folder, 0)], 0
-    while open_folders:
-        current, depth = open_folders.pop()
-        with os.scandir(current) as entries:
-            for entry in entries:
-                count += 1
-                name = str(Path(entry.path).relative_to(folder))
-                mode = entry.stat(follow_symlinks=False).st_mode
-                if count > _MOST_FILES or depth > _MOST_DEPTH:
-                    raise CheckpointError(f"it holds more than {_MOST_FILES:,} files or folders {_MOST_DEPTH} deep")
-                if stat.S_ISDIR(mode):
-                    open_folders.append((Path(entry.path), depth + 1))
-                elif stat.S_ISREG(mode):
-                    yield name, Path(entry.path)
-                else:
-                    what = "a link" if stat.S_ISLNK(mode) else "no plain file"
-                    raise CheckpointError(f"{one_line(name)} is {what}")
+    """Yield (path inside the folder, path) of every file; refuse what is no file, and absurdly many."""
+    for count, (path, mode, depth) in enumerate(walk(folder)):
+        name = str(path.relative_to(folder))
+        if count >= _MOST_FILES or depth > _MOST_DEPTH:
+            raise CheckpointError(f"it holds more than {_MOST_FILES:,} files or folders {_MOST_DEPTH} deep")
+        if stat.S_ISREG(mode):
+            yield name, path
+        elif not stat.S_ISDIR(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+            raise CheckpointError(f"{one_line(name)} is {what}")
 
 
 def _digest(path: Path) -> str:

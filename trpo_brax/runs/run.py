@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from trpo_brax.config import Config
 from trpo_brax.environments import Task, brax_task, environment_name, own_task
-from trpo_brax.errors import ConfigError, RunFolderError, TaskError
+from trpo_brax.errors import RunFolderError, TaskError
 from trpo_brax.policy import ActionBounds, Policy, PolicySpecification
 from trpo_brax.runs.checkpoints import Checkpoints
-from trpo_brax.runs.files import read_json
+from trpo_brax.runs.files import read_json, write_json
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.records import read_metrics
 
@@ -74,50 +74,18 @@ class Run:
             ConfigError: the run has no such seed.
             CheckpointError: there is no such checkpoint, or it cannot be read.
         """
-        seed = self.check_seed(policy_seed)
-        checkpoints = Checkpoints(self._folder.checkpoints, self.config)
-        iteration = checkpoints.resolve(which, seed)
-        parameters, statistics = checkpoints.restore_policy(iteration, self._specification(), seed)
-        return Policy(self._specification(), parameters, statistics)
+        checkpoints, specification = self.checkpoints, self._specification()
+        iteration = checkpoints.resolve(which, policy_seed)
+        return Policy(specification, *checkpoints.restore_policy(iteration, specification, policy_seed))
 
-    def resolve(self, which: str | int = "latest", *, policy_seed: int | None = None) -> int:
-        """Return the iteration of the checkpoint meant by `latest`, `best` or an iteration.
-
-        Raises:
-            ConfigError: the run has no such seed.
-            CheckpointError: there is no such checkpoint.
-        """
-        return Checkpoints(self._folder.checkpoints, self.config).resolve(which, self.check_seed(policy_seed))
-
-    def checkpoints(self) -> list[int]:
-        """Return the iterations of the complete checkpoints, ascending.
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints.
 
         Raises:
             CheckpointError: there is no folder of them.
         """
-        return Checkpoints(self._folder.checkpoints, self.config).iterations()
-
-    def checkpoint_hash(self, iteration: int) -> str:
-        """Return the SHA-256, in hexadecimal, of a checkpoint's manifest, which holds that of each of its files.
-
-        Raises:
-            CheckpointError: it cannot be read.
-        """
-        return Checkpoints(self._folder.checkpoints, self.config).hash(iteration)
-
-    def check_seed(self, policy_seed: int | None) -> int:
-        """Return the seed whose policy is meant, the run's first by default.
-
-        Raises:
-            ConfigError: the run has no such seed.
-        """
-        seeds = self.config.seeds
-        if policy_seed is None:
-            return seeds[0]
-        if policy_seed not in seeds:
-            span = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-            raise ConfigError(f"policy_seed must be one of the seeds of {self.path}, {span}, not {policy_seed}.")
-        return policy_seed
+        return Checkpoints(self._folder.checkpoints, self.config)
 
     def task(self, environment: Env | None = None) -> Task:
         """Return the task of the run.
@@ -160,3 +128,12 @@ class Run:
             return PolicySpecification(self.config.network, size, ActionBounds(low, high))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RunFolderError(f"{self._folder.task_file} is not the description of a task.") from error
+
+
+def write_task(folder: RunFolder, task: Task) -> None:
+    """Save sizes and bounds, so that a policy can be opened with no environment at hand."""
+    bounds = {
+        "action_low": [bound if math.isfinite(bound) else None for bound in task.action_low],
+        "action_high": [bound if math.isfinite(bound) else None for bound in task.action_high],
+    }
+    write_json(folder.task_file, {"name": task.name, "observation_size": task.observation_size, **bounds})

@@ -23,11 +23,7 @@ from trpo_brax.config import Config, to_dict
 from trpo_brax.errors import CheckpointError
 from trpo_brax.host.processes import ALONE, Group
 from trpo_brax.learner.state import TrainState
-from trpo_brax.runs.checkpoints import (
-    EVALUATION_RETURNS,
-    TRAINING_RETURNS,
-    Checkpoints,
-)
+from trpo_brax.runs.checkpoints import EVALUATION_RETURNS, TRAINING_RETURNS, Checkpoints
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.manifest import write_manifest
 from trpo_brax.runs.storage import first_line, items_of, named_leaves

@@ -40,14 +40,21 @@ logging.getLogger("asyncio").addFilter(_is_ours_to_tell)
 
 ACTING = ("policy", "statistics")
 """The fields of TrainState in the item `policy`."""
-
-
 _MOST_INDEX_BYTES = 256 << 20
 """Of what TensorStore keeps of where the arrays are, unpacked."""
-
-
 _MOST_DESCRIPTION_BYTES = 1 << 16
 """Of how one array is stored."""
+_KEY_OF_DICTIONARY = 2
+_KINDS_OF_ARRAY = ("jax.Array", "np.ndarray", "scalar")
+_ARRAY_FIELDS = {
+    *("chunks", "compressor", "dimension_separator", "dtype", "fill_value", "filters", "order", "shape", "zarr_format"),
+}
+_LARGEST_BLOCK = 1 << 17
+# A node of TensorStore's index: magic number, length, version 0, compression 1, and a Zstandard frame. Numbers may be
+# written longer than need be.
+_PACKED_NODE = re.compile(
+    rb"\x0c\xdb(?:\x12\x34|\x20\xde|\x3a\x2a)[\x00-\xff]{8}\x80{0,9}\x00(?:\x01|\x81\x80{0,8}\x00)\x28\xb5\x2f\xfd"
+)
 
 
 def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], what: str) -> dict[str, jax.Array]:
@@ -95,6 +102,15 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     }
 
 
+def placed_leaves(like: Any, shardings: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shape, dtype and sharding of a tree's leaves under their dotted paths."""
+    return named_leaves(
+        jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like, shardings
+        )
+    )
+
+
 def first_line(error: BaseException) -> str:
     """Return what an exception says, in one line of bounded length."""
     text = str(error).strip() or type(error).__name__
@@ -102,11 +118,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _stored_names(folder: Path) -> list[str]:
-    """Return the names of the arrays that Orbax stored in a folder.
-
-    Raises:
-        ValueError: its list of them is not as our checkpoints have it; Orbax would read other files, or make up zeros.
-    """
+    """Return the names of stored arrays; of a list unlike ours Orbax would read other files, or make up zeros."""
     told = read_json(folder / "_METADATA")
     sound = told["use_ocdbt"] is True and not told["use_zarr3"] and told["store_array_data_equal_to_fill_value"] is True
     # Where this file is, Orbax takes arrays from it, as it once wrote them.
@@ -127,9 +139,6 @@ def _stored_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
 
     TensorStore parses the description of an array by recursion, and unpacks a chunk to whatever size that says a chunk
     has: one nested deeply would crash the process, and one of huge chunks take all of its memory.
-
-    Raises:
-        ValueError: an array is missing, or its description is none of ours.
     """
     base = {"driver": "file", "path": f"{folder}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
@@ -151,11 +160,7 @@ def _stored_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
 
 
 def _refuse_unbounded_index(folder: Path) -> None:
-    """Refuse a folder in which TensorStore's index of arrays unpacks to more than it can rightly hold.
-
-    Raises:
-        ValueError: it might.
-    """
+    """Refuse a folder in which TensorStore's index of arrays unpacks to more than it can rightly hold."""
     total = 0
     for path in folder.rglob("*"):
         if not path.is_file() or not path.stat().st_size:
@@ -170,13 +175,7 @@ def _refuse_unbounded_index(folder: Path) -> None:
 
 
 def _most_unpacked(data: mmap.mmap, at: int, enough: int) -> int:
-    """Return the most bytes that a Zstandard frame unpacks to (RFC 8878, 3.1.1), or more than `enough`.
-
-    Args:
-        data: holds it.
-        at: where it begins.
-        enough: not counted further.
-    """
+    """Return the most bytes that the Zstandard frame at `at` unpacks to (RFC 8878, 3.1.1), or more than `enough`."""
     flags = data[at + 4]
     whole, size_code = bool(flags & 0x20), flags >> 6
     size_bytes = 1 << size_code if size_code or whole else 0
@@ -214,24 +213,3 @@ def _compare(found: Any, wanted: Mapping[str, jax.ShapeDtypeStruct], what: str) 
 def bytes_of(wanted: Mapping[str, jax.ShapeDtypeStruct]) -> int:
     """Return how many bytes arrays of these shapes and dtypes take in memory."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in wanted.values())
-
-
-_KEY_OF_DICTIONARY = 2
-
-
-_KINDS_OF_ARRAY = ("jax.Array", "np.ndarray", "scalar")
-
-
-_ARRAY_FIELDS = {
-    *("chunks", "compressor", "dimension_separator", "dtype", "fill_value", "filters", "order", "shape", "zarr_format"),
-}
-
-
-_LARGEST_BLOCK = 1 << 17
-
-
-# A node of TensorStore's index: magic number, length, version 0, compression 1, and a Zstandard frame. Numbers may be
-# written longer than need be.
-_PACKED_NODE = re.compile(
-    rb"\x0c\xdb(?:\x12\x34|\x20\xde|\x3a\x2a)[\x00-\xff]{8}\x80{0,9}\x00(?:\x01|\x81\x80{0,8}\x00)\x28\xb5\x2f\xfd"
-)

@@ -42,11 +42,6 @@ def seen(row: dict[str, Any]) -> str | None:
     return f"{missing[0]} was not finite" if missing else None
 
 
-def of_seed(records: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Return the records of one seed."""
-    return [row for row in records if row["seed"] == seed]
-
-
 def mean_return(records: list[dict[str, Any]]) -> float | None:
     """Return the mean return of all episodes in the records, None if none ended."""
     # A mean can be null although episodes ended: finite rewards may add up to more than a float32.

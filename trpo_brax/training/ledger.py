@@ -11,7 +11,7 @@ from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.recorder import Recorder
 from trpo_brax.runs.records import readable_metrics, write_records
 from trpo_brax.runs.saving import reason
-from trpo_brax.runs.summary import mean_return, of_seed
+from trpo_brax.runs.summary import mean_return
 from trpo_brax.training.periodic import RANKED_BY
 
 Row = dict[str, Any]
@@ -100,7 +100,7 @@ class Ledger:
         if iteration % every:
             return {}, {}
         recent = [row for row in self.records if row["iteration"] > iteration - every]
-        means = {seed: mean_return(of_seed(recent, seed)) for seed in self._seeds}
+        means = {seed: mean_return([row for row in recent if row["seed"] == seed]) for seed in self._seeds}
         last = [row for row in recent if row["iteration"] == iteration]
         evaluated = {row["seed"]: row[RANKED_BY] for row in last if row.get(RANKED_BY) is not None}
         return {seed: mean for seed, mean in means.items() if mean is not None}, evaluated

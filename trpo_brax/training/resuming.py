@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 
 from trpo_brax.config import Config
-from trpo_brax.errors import RunFolderError
 from trpo_brax.host.console import Console
 from trpo_brax.host.processes import Group
 from trpo_brax.learner.program import Program
 from trpo_brax.learner.state import TrainState
 from trpo_brax.runs.checkpoints import Checkpoints
 from trpo_brax.runs.folder import RunFolder
-from trpo_brax.runs.saving import reason
 
 
 def newest_sound_state(
@@ -25,8 +23,8 @@ def newest_sound_state(
     while group.decide(int(folder.checkpoints.is_dir())):
         checkpoints = Checkpoints(folder.checkpoints, config)
 
-        def quarantine(iteration: int, why: str, checkpoints: Checkpoints = checkpoints) -> None:
-            target = checkpoints.quarantine(iteration, folder.quarantine)
+        def quarantine(iteration: int, why: str) -> None:
+            target = folder.set_aside(folder.checkpoints / str(iteration))
             console.warn(f"{why.rstrip('.')}; the checkpoint was quarantined as {target}.")
 
         newest = group.decide(group.do_first(functools.partial(checkpoints.newest_intact, quarantine)))
@@ -46,10 +44,6 @@ def newest_sound_state(
 
 def _begin_again(folder: RunFolder, console: Console) -> None:
     """Say so where a run that had come somewhere has no checkpoint left, and keep what its metrics were."""
-    if not folder.metrics_file.is_file():
-        return
-    try:
+    if folder.metrics_file.is_file():
         kept = folder.set_aside(folder.metrics_file)
-    except OSError as error:
-        raise RunFolderError(f"run_dir {folder.path} cannot be written: {reason(error)}.") from error
-    console.warn(f"There is no sound checkpoint: training begins again; its metrics so far are {kept}.")
+        console.warn(f"There is no sound checkpoint: training begins again; its metrics so far are {kept}.")

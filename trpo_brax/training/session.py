@@ -24,9 +24,9 @@ from trpo_brax.runs.dumps import write_dump
 from trpo_brax.runs.files import write_json
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.provenance import provenance
+from trpo_brax.runs.run import write_task
 from trpo_brax.runs.saving import FAULTS, CheckpointSaver, reason
 from trpo_brax.runs.summary import last_episodes, seen, too_many
-from trpo_brax.runs.task_file import write_task
 from trpo_brax.training.ledger import Ledger, Row
 from trpo_brax.training.periodic import PeriodicEvaluation, absent, evaluation_line
 from trpo_brax.training.resuming import newest_sound_state
