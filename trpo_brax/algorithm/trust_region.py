@@ -102,7 +102,7 @@ def to_the_edge(max_kl: float) -> Scale:
         sound = jnp.isfinite(curvature) & (curvature > 0) & ~solved.breakdown
         step = jnp.sqrt(2.0 * max_kl / jnp.where(sound, curvature, 1.0)) * solved.solution
         outcome = jnp.where(sound, StepOutcome.ACCEPTED, StepOutcome.BAD_CURVATURE)
-        outcome = jnp.where(jnp.vdot(gradient, gradient) == 0, StepOutcome.ZERO_GRADIENT, outcome)
+        outcome = jnp.where(jnp.vdot(gradient, gradient, precision="highest") == 0, StepOutcome.ZERO_GRADIENT, outcome)
         outcome = jnp.where(all_finite(gradient), outcome, StepOutcome.NON_FINITE)
         return FullStep(step, jnp.vdot(gradient, step, precision="highest"), outcome.astype(jnp.int32))
 

@@ -11,6 +11,9 @@ import numpy as np
 
 from trpo_brax.views.opengl import RenderingError
 
+_BEHIND = 225
+"""Grey, where a model without a sky leaves black."""
+
 if TYPE_CHECKING:
     from mujoco import MjModel, MjvCamera
 
@@ -82,6 +85,7 @@ def pictures(
             gl.make_current()
             mujoco.mjr_render(area, scene, context)
             mujoco.mjr_readPixels(picture, None, area, context)
+            picture[~picture.any(axis=-1)] = _BEHIND
             yield picture[::-1]
     finally:
         gl.make_current()
@@ -93,7 +97,7 @@ def _lit(model: MjModel, width: int, height: int) -> MjModel:
     """Return a copy with room for the picture, even light, and pale patterns for the robot to stand out from."""
     copied: Any = copy.copy(model)
     copied.vis.global_.offwidth, copied.vis.global_.offheight = width, height
-    copied.vis.headlight.ambient, copied.vis.headlight.diffuse, copied.vis.headlight.specular = 0.3, 0.4, 0.0
+    copied.vis.headlight.ambient, copied.vis.headlight.diffuse, copied.vis.headlight.specular = 0.5, 0.6, 0.0
     copied.tex_data[:] = 120 + copied.tex_data // 3
     # Mirrors, finer shadows and smooth edges make a picture take five times as long where there is no GPU.
     copied.mat_reflectance[:] = 0.0
