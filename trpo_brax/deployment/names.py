@@ -25,7 +25,7 @@ def observation_names(task: Task, start: State) -> tuple[str, ...]:
     """Return the names of an observation's components, in order.
 
     They are the environment's own where it has an attribute `observation_names`. Otherwise a component that at every
-    start is a joint's position or velocity, to the last bit, is called by it, and any other by its index.
+    start is a joint's position or velocity, to rounding, is called by it, and any other by its index.
 
     Args:
         task: the task.
@@ -37,7 +37,7 @@ def observation_names(task: Task, start: State) -> tuple[str, ...]:
         return told or indexed
     physics: Any = start.pipeline_state
     joints = [model.joint(index) for index in range(model.njnt)]
-    known: dict[bytes, str] = {}
+    known: dict[str, np.ndarray] = {}
     for kind, values in enumerate((physics.q, physics.qd)):
         parts = [
             f"{one.name}.{part}"
@@ -45,11 +45,17 @@ def observation_names(task: Task, start: State) -> tuple[str, ...]:
             for part in _PARTS.get(one.type[0], (["position"], ["velocity"]))[kind]
         ]
         # What is the same at every start could be anything.
-        known |= {
-            column.tobytes(): name for name, column in zip(parts, np.asarray(values).T, strict=True) if np.ptp(column)
-        }
-    columns = np.asarray(start.obs).T
-    return tuple(known.pop(column.tobytes(), name) for name, column in zip(indexed, columns, strict=True))
+        # What is the same at every start could be anything.
+        known |= {name: column for name, column in zip(parts, np.asarray(values).T, strict=True) if np.ptp(column)}
+
+    def name(index: int, column: np.ndarray) -> str:
+        # How XLA fuses the two is its own affair.
+        same = (one for one, values in known.items() if np.allclose(column, values, rtol=1e-5, atol=1e-8))
+        found = next(same, indexed[index])
+        known.pop(found, None)
+        return found
+
+    return tuple(name(index, column) for index, column in enumerate(np.asarray(start.obs).T))
 
 
 def action_names(task: Task) -> tuple[str, ...]:
