@@ -302,6 +302,11 @@ class TestJson:
         with pytest.raises(ConfigError, match=f"{group}, lacks the field '{name}'"):
             from_dict(data)
 
+    def test_settings_that_are_gone_are_passed_over(self) -> None:
+        data = to_dict(Config())
+        data["trust_region"] |= {"damping_patience": 3, "damping_growth": 4.0, "damping_levels": 6}
+        assert from_dict(data) == Config()
+
     def test_whole_numbers_in_the_file_are_numbers(self) -> None:
         data = to_dict(Config())
         data["trust_region"]["damping"] = 1

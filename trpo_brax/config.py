@@ -34,6 +34,7 @@ Mode = Literal["trpo", "natural_gradient"]
 Platform = Literal["auto", "cpu", "gpu"]
 MOST_DELAY = 8
 """Control steps by which the observations of a perturbed world can come late."""
+_GONE = ("damping_patience", "damping_growth", "damping_levels")
 MAY_CHANGE = "may change when a run is resumed: it does not shape learning"
 
 
@@ -251,9 +252,12 @@ def to_dict(config: Checked) -> dict[str, Any]:
 def from_dict(data: Any, where: str = "the configuration") -> Config:
     """Build a `Config` from `to_dict`'s output; unknown and missing fields are refused by name.
 
-    A setting that does not shape learning and came with a later version takes its default.
+    A setting that does not shape learning and came with a later version takes its default; those that are gone, and did
+    nothing in any recorded run, are passed over.
 
     Raises:
         ConfigError: with one sentence that names `where` and the field.
     """
+    if isinstance(data, dict) and isinstance(settings := data.get("trust_region"), dict):
+        data = data | {"trust_region": {name: value for name, value in settings.items() if name not in _GONE}}
     return typing.cast(Config, from_fields(Config, data, where, MAY_CHANGE))

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from tests.algorithm.policies import as_jax, gaussian_policy, policy_batch, random_batch, random_network
-from tests.references import gaussian_fisher, policy_gradient
-from trpo_brax.benchmark.update import of_vector, repeated_products, surrogate_gradient
+from tests.references import flatten, gaussian_fisher, policy_gradient
+from trpo_brax.benchmark.update import full_step, line_search, of_vector, repeated_products, surrogate_gradient
+from trpo_brax.config import TrustRegionConfig
+from trpo_brax.learner.iteration import policy_step
 
 
 @pytest.fixture
@@ -20,6 +22,21 @@ def problem(float64: None) -> tuple[Any, Any]:
     rng = np.random.default_rng(5)
     network = random_network(rng)
     return network, random_batch(rng, network)
+
+
+@pytest.mark.parametrize("mode", ["trpo", "natural_gradient"])
+def test_the_pieces_in_sequence_are_the_step(problem: tuple[Any, Any], mode: Any) -> None:
+    network, batch = problem
+    settings = TrustRegionConfig(mode=mode, max_kl=0.05)
+    theta, policy = of_vector(gaussian_policy, as_jax(network))
+    samples = policy_batch(batch, stride=2)
+    full, solved = full_step(policy, settings, theta, samples, surrogate_gradient(policy, theta, samples))
+    taken = line_search(policy, settings, theta, samples, full)
+    step = policy_step(gaussian_policy, as_jax(network), samples, settings)
+    # The step's damping is a float32.
+    np.testing.assert_allclose(taken.parameters, flatten(step.parameters), rtol=1e-6)
+    assert (int(taken.trials), int(solved.iterations)) == (int(step.taken.trials), int(step.solved.iterations))
+    assert int(taken.outcome) == int(step.taken.outcome) == 0
 
 
 def test_gradient_and_products_against_an_explicit_matrix(problem: tuple[Any, Any]) -> None:

@@ -49,6 +49,7 @@ def test_by_default_an_episode_that_ended_early_or_broke_has_failed() -> None:
         "return < many",
         "return < nan",
         "return < inf",
+        "return < 1e999",
         "reward < 5",
         "return = 5",
         "return < 5 and length < 3",

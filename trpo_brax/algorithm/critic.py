@@ -59,7 +59,8 @@ def fit_critic(
     gradient crosses a device boundary. A minibatch whose update would not be finite changes nothing.
 
     Args:
-        value_of: (parameters, observations [..., observation]) -> values [...].
+        value_of: (parameters, observations [..., observation]) -> values [...], by matrix products of the highest
+            precision: a GPU's default is TF32.
         optimizer: any optax transformation.
         parameters: of the critic.
         optimizer_state: of `optimizer` for the parameters as one vector, as `optax.flatten` initialises it.

@@ -9,19 +9,8 @@ from typing import Any
 
 import jax
 
-from trpo_brax.algorithm import (
-    ConjugateGradientResult,
-    FullStep,
-    LineSearchResult,
-    PolicyBatch,
-    backtracking_line_search,
-    conjugate_gradient,
-    evaluator,
-    inside_the_region,
-    to_the_edge,
-)
 from trpo_brax.benchmark.timing import Samples, interleave
-from trpo_brax.benchmark.update import damped_product, of_vector, repeated_products, surrogate_gradient
+from trpo_brax.benchmark.update import full_step, line_search, of_vector, repeated_products, surrogate_gradient
 from trpo_brax.benchmark.workbench import Workbench
 from trpo_brax.learner.iteration import policy_batch
 
@@ -73,26 +62,8 @@ def measure_parts(bench: Workbench, repeats: int) -> Parts:
     gradient_of = jax.jit(functools.partial(surrogate_gradient, policy))
     products = jax.jit(functools.partial(repeated_products, policy, damping=settings.damping, count=_IN_A_LOOP))
 
-    @jax.jit
-    def solve(theta: jax.Array, batch: PolicyBatch, gradient: jax.Array) -> tuple[FullStep, ConjugateGradientResult]:
-        product = damped_product(policy, theta, batch.fisher_inputs, batch.fisher_weights, settings.damping)
-        solved = conjugate_gradient(
-            product, gradient, max_iterations=settings.cg_iterations, tolerance=settings.cg_tolerance
-        )
-        return to_the_edge(settings.max_kl)(solved, gradient), solved
-
-    @jax.jit
-    def search(theta: jax.Array, batch: PolicyBatch, full: FullStep) -> LineSearchResult:
-        evaluate = evaluator(policy(theta, batch.inputs), batch)
-        return backtracking_line_search(
-            lambda candidate: evaluate(policy(candidate, batch.inputs)),
-            theta,
-            full,
-            inside_the_region(settings.max_kl, settings.acceptance_ratio),
-            max_trials=settings.line_search_steps,
-            backtrack_factor=settings.backtrack_factor,
-        )
-
+    solve = jax.jit(functools.partial(full_step, policy, settings))
+    search = jax.jit(functools.partial(line_search, policy, settings))
     gradient = gradient_of(theta, batch)
     full, solved = solve(theta, batch, gradient)
     searched = search(theta, batch, full)

@@ -9,7 +9,20 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from trpo_brax.algorithm import Distribution, PolicyBatch, fisher_product, surrogate
+from trpo_brax.algorithm import (
+    ConjugateGradientResult,
+    Distribution,
+    FullStep,
+    LineSearchResult,
+    PolicyBatch,
+    backtracking_line_search,
+    conjugate_gradient,
+    evaluator,
+    fisher_product,
+    surrogate,
+)
+from trpo_brax.config import TrustRegionConfig
+from trpo_brax.learner.iteration import step_rules
 
 VectorPolicy = Callable[[jax.Array, jax.Array], Distribution]
 """(parameters as one vector [P], inputs [S, ...]) -> action distribution."""
@@ -32,6 +45,33 @@ def damped_product(
 ) -> Callable[[jax.Array], jax.Array]:
     """Return v [P] -> (F + damping I) v over the inputs [S, ...], linearised at `theta`."""
     return fisher_product(lambda candidate: policy(candidate, inputs), theta, weights, damping=damping)
+
+
+def full_step(
+    policy: VectorPolicy, settings: TrustRegionConfig, theta: jax.Array, batch: PolicyBatch, gradient: jax.Array
+) -> tuple[FullStep, ConjugateGradientResult]:
+    """Linearise, solve by conjugate gradient and scale: the longest step to try, and how it was solved for."""
+    product = damped_product(policy, theta, batch.fisher_inputs, batch.fisher_weights, settings.damping)
+    solved = conjugate_gradient(
+        product, gradient, max_iterations=settings.cg_iterations, tolerance=settings.cg_tolerance
+    )
+    return step_rules(settings)[0](solved, gradient), solved
+
+
+def line_search(
+    policy: VectorPolicy, settings: TrustRegionConfig, theta: jax.Array, batch: PolicyBatch, full: FullStep
+) -> LineSearchResult:
+    """Search the line from the old parameters."""
+    _, accept, max_trials = step_rules(settings)
+    evaluate = evaluator(policy(theta, batch.inputs), batch)
+    return backtracking_line_search(
+        lambda candidate: evaluate(policy(candidate, batch.inputs)),
+        theta,
+        full,
+        accept,
+        max_trials=max_trials,
+        backtrack_factor=settings.backtrack_factor,
+    )
 
 
 def chained_products(

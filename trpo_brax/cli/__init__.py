@@ -35,7 +35,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "report": (report, "RUN", "write a run as one HTML page: curves, findings, certificate, video"),
     "diff": (diff, "RUN_A RUN_B [--json]", "tell where two runs first differ, and what could explain it"),
     "replay": (replay, "DUMP", "name the operation that made a non-finite number"),
-    "bench": (bench, "[TASK] [options]", "measure speed and memory"),
+    "bench": (bench, "[TASK] [options]", "measure speed, an iteration's parts and the start"),
     "tasks": (tasks, "", "list the tasks"),
     "check": (check, "ENVIRONMENT", "tell what a trainer needs of an environment"),
 }

@@ -36,6 +36,9 @@ def observation_names(task: Task, start: State) -> tuple[str, ...]:
     if told is not None or model is None:
         return told or indexed
     physics: Any = start.pipeline_state
+    shapes = [getattr(getattr(physics, part, None), "shape", (0, 0))[1:] for part in ("q", "qd")]
+    if shapes != [(model.nq,), (model.nv,)]:
+        return indexed
     joints = [model.joint(index) for index in range(model.njnt)]
     known: dict[str, np.ndarray] = {}
     for kind, values in enumerate((physics.q, physics.qd)):
@@ -44,13 +47,13 @@ def observation_names(task: Task, start: State) -> tuple[str, ...]:
             for one in joints
             for part in _PARTS.get(one.type[0], (["position"], ["velocity"]))[kind]
         ]
-        # What is the same at every start could be anything.
-        # What is the same at every start could be anything.
-        known |= {name: column for name, column in zip(parts, np.asarray(values).T, strict=True) if np.ptp(column)}
+        # What is the same at every start could be anything, and what has no name is called by its index.
+        columns = zip(parts, np.asarray(values).T, strict=True)
+        known |= {part: column for part, column in columns if np.ptp(column) and not part.startswith(".")}
 
     def name(index: int, column: np.ndarray) -> str:
         # How XLA fuses the two is its own affair.
-        same = (one for one, values in known.items() if np.allclose(column, values, rtol=1e-5, atol=1e-8))
+        same = (one for one, values in known.items() if np.allclose(column, values, rtol=1e-6, atol=1e-8))
         found = next(same, indexed[index])
         known.pop(found, None)
         return found

@@ -51,7 +51,7 @@ class Failure:
         if part == "terminated":
             return episodes.terminated
         match = _CLAUSE.fullmatch(part)
-        if match is None:
+        if match is None or not np.isfinite(float(match[3])):
             raise ConfigError(
                 'failure must be like "return < 500", "length < 100" or "terminated", or several of them with "or", '
                 f"not {self.text[:80]!r}."

@@ -68,7 +68,8 @@ def prepare(runtime: RuntimeConfig, num_envs: int, tell: Callable[[str], None], 
         raise UserError("platform gpu was asked for, but JAX finds no GPU; install the extra cuda12 or cuda13.")
     if runtime.platform == "auto" and _nvidia_visible() and not _cuda_plugin():
         tell("An NVIDIA GPU is visible, but this JAX is CPU-only: install the extra cuda12 or cuda13 to use it.")
-    return Host(_shared_out(runtime, num_envs), processes.group())
+    group = processes.group()
+    return Host(group.do(lambda: _shared_out(runtime, num_envs)), group)
 
 
 def usable_cores() -> int:

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from trpo_brax.algorithm import (
+    Accept,
     CriticFit,
     Distribution,
     PolicyBatch,
+    Scale,
     TrustRegionStep,
     anywhere,
     explained_variance,
@@ -36,7 +38,7 @@ from trpo_brax.randomness import Stream, environment_keys
 
 
 class Judgement(NamedTuple):
-    """What the critic makes of a trajectory; every number in it is finite. Leaves are [N, T] unless said otherwise."""
+    """What the critic makes of a trajectory, [N, T] unless said otherwise; what samples of weight 0 hold is finite."""
 
     observations: jax.Array
     """[N, T, observation]: normalised."""
@@ -215,18 +217,26 @@ def policy_batch(
 def policy_step(
     policy: Callable[[Any, jax.Array], Distribution], parameters: Any, batch: PolicyBatch, settings: TrustRegionConfig
 ) -> TrustRegionStep:
-    """Take the step that `settings` ask for: TRPO's, or the natural gradient, which searches no line."""
-    searched = settings.mode == "trpo"
+    """Take the step that `settings` ask for."""
+    scale, accept, max_trials = step_rules(settings)
     return trust_region_step(
         policy,
         parameters,
         batch,
-        # As a constant the compiler would fold it into other roundings than those of the runs so far.
+        # No compile-time constant: folded in, it would round otherwise, and recorded fingerprints would not come again.
         damping=jax.lax.optimization_barrier(jnp.float32(settings.damping)),
         cg_iterations=settings.cg_iterations,
         cg_tolerance=settings.cg_tolerance,
-        scale=to_the_edge(settings.max_kl),
-        accept=inside_the_region(settings.max_kl, settings.acceptance_ratio) if searched else anywhere,
-        max_trials=settings.line_search_steps if searched else 1,
+        scale=scale,
+        accept=accept,
+        max_trials=max_trials,
         backtrack_factor=settings.backtrack_factor,
     )
+
+
+def step_rules(settings: TrustRegionConfig) -> tuple[Scale, Accept, int]:
+    """Return how far to go, what to keep and how often to try: TRPO's, or the natural gradient's, which tries once."""
+    scale = to_the_edge(settings.max_kl)
+    if settings.mode == "natural_gradient":
+        return scale, anywhere, 1
+    return scale, inside_the_region(settings.max_kl, settings.acceptance_ratio), settings.line_search_steps

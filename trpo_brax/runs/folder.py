@@ -181,7 +181,7 @@ class RunFolder:
             self.quarantine.mkdir(exist_ok=True)
             return damaged.rename(target)
         except OSError as error:
-            raise RunFolderError(f"{damaged} is damaged and cannot be moved away: {error.strerror}.") from error
+            raise RunFolderError(f"{damaged} cannot be moved to {self.quarantine}: {error.strerror}.") from error
 
 
 def default_run_dir(config: Config) -> Path:

@@ -12,7 +12,7 @@ from trpo_brax.environments import Task, brax_task, environment_name, own_task
 from trpo_brax.errors import RunFolderError, TaskError
 from trpo_brax.policy import ActionBounds, Policy, PolicySpecification
 from trpo_brax.runs.checkpoints import Checkpoints
-from trpo_brax.runs.files import read_json, write_json
+from trpo_brax.runs.files import read_json
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.records import read_metrics
 
@@ -128,12 +128,3 @@ class Run:
             return PolicySpecification(self.config.network, size, ActionBounds(low, high))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RunFolderError(f"{self._folder.task_file} is not the description of a task.") from error
-
-
-def write_task(folder: RunFolder, task: Task) -> None:
-    """Save sizes and bounds, so that a policy can be opened with no environment at hand."""
-    bounds = {
-        "action_low": [bound if math.isfinite(bound) else None for bound in task.action_low],
-        "action_high": [bound if math.isfinite(bound) else None for bound in task.action_high],
-    }
-    write_json(folder.task_file, {"name": task.name, "observation_size": task.observation_size, **bounds})

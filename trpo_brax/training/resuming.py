@@ -37,8 +37,7 @@ def newest_sound_state(
             return newest, state
         why = f"checkpoint {folder.checkpoints / str(newest)} holds numbers that are not finite"
         group.do_first(functools.partial(quarantine, newest, why))
-    if group.primary:
-        _begin_again(folder, console)
+    group.do_first(functools.partial(_begin_again, folder, console))
     return 0, None
 
 

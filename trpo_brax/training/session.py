@@ -24,9 +24,9 @@ from trpo_brax.runs.dumps import write_dump
 from trpo_brax.runs.files import write_json
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.provenance import provenance
-from trpo_brax.runs.run import write_task
 from trpo_brax.runs.saving import FAULTS, CheckpointSaver, reason
 from trpo_brax.runs.summary import last_episodes, seen, too_many
+from trpo_brax.runs.task_file import write_task
 from trpo_brax.training.ledger import Ledger, Row
 from trpo_brax.training.periodic import PeriodicEvaluation, absent, evaluation_line
 from trpo_brax.training.resuming import newest_sound_state
@@ -71,7 +71,7 @@ class Session:
         self._console, self._stop = console, stop
         with console.stage("Building the program"):
             self._program = Program(config, task, host.devices)
-            _refuse_too_large(self._program)
+            host.group.do(lambda: _refuse_too_large(self._program))
         self._schedule = Schedule(config.total_iterations, config.record, config.runtime.max_chunk_seconds)
         self._ledger = Ledger(folder, config.seeds, config.steps_per_iteration, console)
         self._saver = CheckpointSaver(folder, config, host.group)
@@ -155,10 +155,11 @@ class Session:
         pending: _Chunk | None = None
         dispatched = self._done
         while dispatched < schedule.total and self._failure is None:
-            length = group.decide(schedule.chunk_length(dispatched, self._seconds)) or 1
+            alone = pending is not None and schedule.one_at_a_time(self._seconds)
+            length = group.decide(0 if alone else schedule.chunk_length(dispatched, self._seconds)) or 0
             if group.told_to_stop(self._stop.signal) is not None:
                 break
-            if pending is not None and schedule.one_at_a_time(self._seconds):
+            if pending is not None and not length:
                 self._complete(pending)
                 pending = None
                 continue
