@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
+from trpo_brax.config import Config, to_dict
+from trpo_brax.environments import Task
+from trpo_brax.errors import RunFolderError
 from trpo_brax.host.console import Console
 from trpo_brax.learner.metrics import Metrics, record
+from trpo_brax.runs.files import write_json
 from trpo_brax.runs.folder import RunFolder
+from trpo_brax.runs.provenance import provenance
 from trpo_brax.runs.recorder import Recorder
 from trpo_brax.runs.records import readable_metrics, write_records
 from trpo_brax.runs.saving import reason
 from trpo_brax.runs.summary import mean_return
+from trpo_brax.runs.task_file import write_task
 from trpo_brax.training.periodic import RANKED_BY
 
 Row = dict[str, Any]
@@ -49,14 +57,30 @@ class Ledger:
             self._console.warn(f"{self._folder.metrics_file} holds {why}: some iterations are missing from it.")
         self.wall_time = self.records[-1]["wall_time_s"] if self.records else 0.0
 
-    def open(self) -> None:
-        """Drop metrics on disk that are newer than the records, and write from here on.
+    def open(self, config: Config, task: Task, devices: Sequence[jax.Device], iteration: int) -> None:
+        """Write what describes the segment that begins, drop metrics newer than its start, and write from here on.
 
         Raises:
-            OSError: they cannot be written.
+            RunFolderError: the folder cannot be written.
         """
-        write_records(self._folder.metrics_file, self.records)
-        self._recorder = Recorder(self._folder, self.records, several=len(self._seeds) > 1)
+        folder = self._folder
+        try:
+            write_task(folder, task)
+            write_json(folder.config_file, to_dict(config))
+            write_json(folder.provenance_file, provenance(devices, iteration, self._earlier()))
+            write_records(folder.metrics_file, self.records)
+            self._recorder = Recorder(folder, self.records, several=len(self._seeds) > 1)
+        except OSError as error:
+            raise RunFolderError(f"run_dir {folder.path} cannot be written: {reason(error)}.") from error
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """Return the provenance so far; one that is broken is set aside."""
+        try:
+            return self._folder.read_provenance()
+        except RunFolderError as error:
+            kept = self._folder.set_aside(self._folder.provenance_file)
+            self._console.warn(f"{str(error).rstrip('.')}; it is now {kept}.")
+            return None
 
     def rows(self, iteration: int, seconds: float, metrics: Sequence[Metrics]) -> list[Row]:
         """Return the records of an iteration that took `seconds`, by the metrics of each seed."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from trpo_brax.config import Config, to_dict
+from trpo_brax.config import Config
 from trpo_brax.environments import Task
-from trpo_brax.errors import ConfigError, RunFolderError, UserError
+from trpo_brax.errors import ConfigError, UserError
 from trpo_brax.evaluation import EvaluationStopped
 from trpo_brax.host.console import Console
 from trpo_brax.host.devices import Host
@@ -21,12 +21,9 @@ from trpo_brax.learner.program import Program
 from trpo_brax.learner.rollout import Trajectory
 from trpo_brax.learner.state import TrainState
 from trpo_brax.runs.dumps import write_dump
-from trpo_brax.runs.files import write_json
 from trpo_brax.runs.folder import RunFolder
-from trpo_brax.runs.provenance import provenance
 from trpo_brax.runs.saving import FAULTS, CheckpointSaver, reason
 from trpo_brax.runs.summary import last_episodes, seen, too_many
-from trpo_brax.runs.task_file import write_task
 from trpo_brax.training.ledger import Ledger, Row
 from trpo_brax.training.periodic import PeriodicEvaluation, absent, evaluation_line
 from trpo_brax.training.resuming import newest_sound_state
@@ -114,7 +111,7 @@ class Session:
         if state is None:
             with console.stage("Starting the environments"):
                 state = jax.block_until_ready(self._program.initial_state())
-        self._host.group.do_first(self._open_folder)
+        self._host.group.do_first(lambda: self._ledger.open(config, self._task, devices, restored))
         began = self._ledger.wall_time
         with console.training(self._schedule.total, restored):
             last = self._dispatch_all(state)
@@ -126,27 +123,6 @@ class Session:
             recent = last_episodes(self._ledger.records)["episode_return_mean"]
             gained = "no episode ended" if recent is None else f"return {recent:,.1f} by sampled actions"
             console.note(f"Training: iterations {restored + 1} to {self._done}, {speed}, {gained}")
-
-    def _open_folder(self) -> None:
-        """Write what describes this segment, drop metrics newer than its start, and open what takes the rest."""
-        folder = self._folder
-        try:
-            write_task(folder, self._task)
-            write_json(folder.config_file, to_dict(self._config))
-            earlier = self._earlier()
-            write_json(folder.provenance_file, provenance(self._host.devices, self._done, earlier))
-            self._ledger.open()
-        except OSError as error:
-            raise RunFolderError(f"run_dir {folder.path} cannot be written: {reason(error)}.") from error
-
-    def _earlier(self) -> dict[str, Any] | None:
-        """Return the provenance so far; one that is broken is set aside."""
-        try:
-            return self._folder.read_provenance()
-        except RunFolderError as error:
-            kept = self._folder.set_aside(self._folder.provenance_file)
-            self._console.warn(f"{str(error).rstrip('.')}; it is now {kept}.")
-            return None
 
     def _dispatch_all(self, state: TrainState) -> TrainState:
         """Keep the device busy: while it runs one chunk, the one before is recorded. Return the last state."""
