@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import jax
 import numpy as np
 
-from tests.tiny_environments import History, TinyEnvironment
-from tests.tiny_programs import shared_program
+from tests.tiny_environments import History, PointMass, TinyEnvironment
+from tests.tiny_programs import assert_bit_identical, shared_program
 from trpo_brax.config import Config, override
 from trpo_brax.environments import own_task
 from trpo_brax.host.console import Console
 from trpo_brax.learner.program import Program
 from trpo_brax.learner.state import TrainState
+from trpo_brax.runs.checkpoints import Checkpoints
 from trpo_brax.runs.run import Run
 from trpo_brax.training.loop import train
 
@@ -42,6 +44,41 @@ def train_tiny(folder: Path, environment: TinyEnvironment | None = None, config:
     """Train `config` in `folder`, quietly."""
     console = Console(io.StringIO())
     return train(config, environment=environment or History(), run_dir=folder, console=console, **options)
+
+
+def without_clock(run: Run) -> list[dict[str, Any]]:
+    """Return a run's records but for what the clock says."""
+    clock = ("wall_time_s", "steps_per_second")
+    return [{name: value for name, value in row.items() if name not in clock} for row in run.metrics()]
+
+
+def last_state(run: Run) -> Any:
+    """Return the whole TrainState of the last checkpoint of a run on `PointMass`."""
+    program = shared_program(run.config, own_task(PointMass(), run.config.rollout), jax.devices()[:1])
+    checkpoints = Checkpoints(run.path / "checkpoints", run.config)
+    state = checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
+    return jax.device_get(state)
+
+
+def killed_copy(run: Run, folder: Path) -> Path:
+    """Return a copy of a finished run that looks killed after its last checkpoint."""
+    shutil.copytree(run.path, folder)
+    (folder / "summary.json").unlink()
+    return folder
+
+
+def resume_tiny(folder: Path, config: Config = TINY) -> tuple[Run, str]:
+    """Resume, and return the run and what was told."""
+    told = io.StringIO()
+    run = train(config, environment=History(), run_dir=folder, resume=True, console=Console(told))
+    return run, told.getvalue()
+
+
+def assert_same_run(ours: Run, theirs: Run) -> None:
+    """Compare records, but for the clock's, and the last policy bit for bit."""
+    assert without_clock(ours) == without_clock(theirs)
+    assert_bit_identical(ours.policy(4).parameters, theirs.policy(4).parameters)
+    assert_bit_identical(ours.policy(4).statistics, theirs.policy(4).statistics)
 
 
 def tiny_program(config: Config = TINY) -> Program:

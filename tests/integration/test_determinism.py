@@ -18,9 +18,8 @@ import pytest
 
 import trpo_brax as tb
 from tests.tiny_programs import assert_bit_identical
-from tests.tiny_runs import TINY, tiny_program, train_tiny
+from tests.tiny_runs import TINY, last_state, tiny_program, train_tiny
 from tests.trainers import OPTIMISED, finish, steps, succeed, trainer
-from tests.training.test_loop import last_state
 from trpo_brax.cli import main
 from trpo_brax.config import override
 from trpo_brax.forensics.difference import compare

@@ -12,21 +12,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import jax
 import pytest
 
 import trpo_brax as tb
-from tests.tiny_environments import PointMass
-from tests.tiny_programs import assert_bit_identical, shared_program
+from tests.tiny_programs import assert_bit_identical
+from tests.tiny_runs import last_state, without_clock
 from tests.trainers import finish, steps, trainer
-from trpo_brax.environments import own_task
 from trpo_brax.runs.checkpoints import Checkpoints
 
 WORDS = "--cpu-devices 2 --checkpoint-every 50"
 FOR_HOURS = "--total-steps 80000000 --cpu-devices 2 --checkpoint-every 200"
-CLOCK = ("wall_time_s", "steps_per_second")
 
 
 def wait_for(there: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
@@ -46,21 +42,10 @@ def last_iteration(folder: Path) -> int:
     return int(json.loads(lines[-1])["iteration"]) if lines else 0
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [{name: row[name] for name in row if name not in CLOCK} for row in tb.Run.load(folder).metrics()]
-
-
-def last_state(folder: Path) -> Any:
-    """Return the whole TrainState of a run's last checkpoint."""
-    run = tb.Run.load(folder)
-    program = shared_program(run.config, own_task(PointMass(), run.config.rollout), jax.devices()[:1])
-    checkpoints = Checkpoints(folder / "checkpoints", run.config)
-    return checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
-
-
-def assert_same_run(ours: Path, theirs: Path) -> None:
+def assert_same_run(first: Path, second: Path) -> None:
     """Compare every leaf of the last states bit for bit, and every line of metrics but for the clock's."""
-    assert rows(ours) == rows(theirs)
+    ours, theirs = tb.Run.load(first), tb.Run.load(second)
+    assert without_clock(ours) == without_clock(theirs)
     assert_bit_identical(last_state(ours), last_state(theirs))
 
 
@@ -176,7 +161,7 @@ def test_a_full_disk_is_told_and_tried_again_until_there_is_space(small_disk: Pa
     numbers = [row["iteration"] for row in run.metrics()]
     assert numbers == list(range(1, run.summary["iterations"] + 1))
     assert run.summary["saved_iteration"] == run.summary["iterations"]
-    assert_bit_identical(last_state(folder).iteration, run.summary["iterations"] + 0 * last_state(folder).iteration)
+    assert_bit_identical(last_state(run).iteration, run.summary["iterations"] + 0 * last_state(run).iteration)
 
 
 def test_a_disk_that_stays_full_ends_in_a_plain_sentence_and_1(small_disk: Path) -> None:

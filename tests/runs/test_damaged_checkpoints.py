@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +13,15 @@ import pytest
 
 from tests.tiny_environments import History
 from tests.tiny_programs import assert_bit_identical
-from tests.tiny_runs import TINY, contents, tiny_program, train_tiny
+from tests.tiny_runs import TINY, assert_same_run, contents, killed_copy, resume_tiny, tiny_program, train_tiny
 from trpo_brax.config import override
 from trpo_brax.environments import own_task
 from trpo_brax.errors import CheckpointError
-from trpo_brax.host.console import Console
 from trpo_brax.learner.program import Program
 from trpo_brax.runs.checkpoints import Checkpoints
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.run import Run
 from trpo_brax.runs.saving import CheckpointSaver
-from trpo_brax.training.loop import train
-
-CLOCK = ("wall_time_s", "steps_per_second")
 
 
 def flipped(at: float) -> Callable[[Path], None]:
@@ -77,26 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def copy(run: Run, tmp_path: Path) -> Path:
-    """Return a copy of it whose end was not told: killed after its last checkpoint."""
-    shutil.copytree(run.path, tmp_path / "run")
-    (tmp_path / "run" / "summary.json").unlink()
-    return tmp_path / "run"
-
-
-def resume(folder: Path) -> tuple[Run, str]:
-    """Resume, and return the run and what was told."""
-    told = io.StringIO()
-    run = train(TINY, environment=History(), run_dir=folder, resume=True, console=Console(told))
-    return run, told.getvalue()
-
-
-def rows(run: Run) -> list[dict[str, Any]]:
-    return [{name: row[name] for name in row if name not in CLOCK} for row in run.metrics()]
-
-
-def assert_same_run(ours: Run, theirs: Run) -> None:
-    assert rows(ours) == rows(theirs)
-    assert_bit_identical(ours.policy(4).parameters, theirs.policy(4).parameters)
+    return killed_copy(run, tmp_path / "run")
 
 
 def files(checkpoint: Path) -> list[Path]:
@@ -139,7 +115,7 @@ def test_a_resume_moves_it_away_and_ends_where_the_whole_run_did(name: str, dama
     checkpoint = copy / "checkpoints" / "4"
     DAMAGE[damage](checkpoint / name)
     damaged = contents(checkpoint)
-    resumed, told = resume(copy)
+    resumed, told = resume_tiny(copy)
     (line,) = [line for line in told.splitlines() if "quarantined" in line]
     assert "checkpoint" in line and str(checkpoint) in line and str(copy / "quarantine" / "4") in line
     assert Path(name).name in line
@@ -153,7 +129,7 @@ def test_where_all_are_damaged_it_begins_again_and_loses_none(run: Run, copy: Pa
         DAMAGE["last byte"](copy / "checkpoints" / iteration / "manifest.json")
     shutil.copytree(copy / "checkpoints" / "4", copy / "quarantine" / "4")  # of an earlier time
     metrics = (copy / "metrics.jsonl").read_bytes()
-    resumed, told = resume(copy)
+    resumed, told = resume_tiny(copy)
     assert told.count("quarantined") == 2
     assert f"There is no sound checkpoint: training begins again; its metrics so far are {copy}/quarantine" in told
     assert sorted(path.name for path in (copy / "quarantine").iterdir()) == ["2", "4", "4.2", "metrics.jsonl"]
@@ -168,7 +144,7 @@ def test_other_files_that_are_broken_stop_no_resume(name: str, run: Run, copy: P
     lines = (copy / name).read_bytes().splitlines(keepends=True)
     lines[-1] = b"}" + lines[-1]
     (copy / name).write_bytes(b"".join(lines))
-    resumed, told = resume(copy)
+    resumed, told = resume_tiny(copy)
     assert ("Warning" in told) == (name != "task.json")
     assert name in told or name == "task.json"
     assert_same_run(resumed, run)
@@ -176,7 +152,7 @@ def test_other_files_that_are_broken_stop_no_resume(name: str, run: Run, copy: P
 
 def test_a_summary_that_is_broken_is_written_anew(run: Run, copy: Path) -> None:
     (copy / "summary.json").write_text('{"status": "fini')
-    resumed, _ = resume(copy)
+    resumed, _ = resume_tiny(copy)
     assert resumed.summary["status"] == "finished"
     assert_same_run(resumed, run)
 
@@ -185,7 +161,7 @@ def test_metrics_that_were_lost_are_told(copy: Path) -> None:
     """A disk may have taken a checkpoint, and not the lines before it."""
     lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_text("".join(lines[:3]))
-    _, told = resume(copy)
+    _, told = resume_tiny(copy)
     assert "metrics.jsonl holds nothing after iteration 3: some iterations are missing from it" in told
 
 
@@ -201,7 +177,7 @@ def test_a_disk_that_fails_says_nothing_of_its_checkpoints(
     before = contents(copy)
     monkeypatch.setattr("trpo_brax.runs.manifest._digest", fail)
     with pytest.raises(CheckpointError, match=f"cannot be read: {fault.strerror}"):
-        resume(copy)
+        resume_tiny(copy)
     assert contents(copy) == before
 
 
@@ -227,7 +203,7 @@ def test_numbers_that_are_not_finite_are_damage_too(part: str, run: Run, copy: P
     saver = CheckpointSaver(RunFolder(copy), run.config)
     assert saver.save(4, with_nan(state, part), {}) is None
     saver.close()
-    resumed, told = resume(copy)
+    resumed, told = resume_tiny(copy)
     (line,) = [line for line in told.splitlines() if "quarantined" in line]
     assert "not finite" in line and "checkpoint" in line
     assert_same_run(resumed, run)
@@ -237,7 +213,7 @@ def test_what_a_killed_save_or_removal_left_is_no_checkpoint(run: Run, copy: Pat
     for name in ("6.unsealed", "6.unsealed.orbax-checkpoint-tmp", "2.removed"):
         shutil.copytree(copy / "checkpoints" / "2", copy / "checkpoints" / name)
     shutil.rmtree(copy / "checkpoints" / "4")
-    resumed, told = resume(copy)
+    resumed, told = resume_tiny(copy)
     assert "quarantined" not in told
     assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["2", "4"]
     assert_same_run(resumed, run)
@@ -271,7 +247,7 @@ def test_a_checkpoint_of_another_run_with_the_same_shapes_is_refused_and_kept(ru
     shutil.copytree(other.path / "checkpoints" / "4", tmp_path / "run" / "checkpoints" / "4")
     before = contents(tmp_path / "run")
     with pytest.raises(CheckpointError, match="does not belong to this run: its seed differs"):
-        resume(tmp_path / "run")
+        resume_tiny(tmp_path / "run")
     assert contents(tmp_path / "run") == before
 
 

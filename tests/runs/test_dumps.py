@@ -14,6 +14,7 @@ import pytest
 import trpo_brax as tb
 from tests.tiny_environments import Fault, Faulty, PointMass
 from tests.tiny_programs import assert_bit_identical, tiny_config
+from tests.tiny_runs import without_clock
 from trpo_brax.environments import own_task
 from trpo_brax.errors import CheckpointError, RunFolderError
 from trpo_brax.host.console import Console
@@ -24,11 +25,6 @@ from trpo_brax.runs.storage import named_leaves, read_arrays
 
 # Few products: what ten of them leave of the residual is rounding.
 CONFIG = tiny_config(episode_length=5, checkpoint_every=1, checkpoints_to_keep=9, cg_iterations=3)
-CLOCK = ("wall_time_s", "steps_per_second")
-
-
-def rows(run: tb.Run) -> list[dict[str, Any]]:
-    return [{name: row[name] for name in row if name not in CLOCK} for row in run.metrics()]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +102,7 @@ def test_a_sound_run_leaves_no_dump_and_is_the_same_run(tmp_path: Path) -> None:
         for check in (False, True)
     ]
     assert not (runs[1].path / "dumps").exists()
-    for ours, theirs in zip(*map(rows, runs), strict=True):
+    for ours, theirs in zip(*map(without_clock, runs), strict=True):
         for name, value in ours.items():
             if isinstance(value, float):
                 np.testing.assert_allclose(value, theirs[name], rtol=2e-2, atol=1e-5, err_msg=name)

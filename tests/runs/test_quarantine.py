@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -12,22 +11,18 @@ from typing import Any
 import jax
 import pytest
 
-from tests.tiny_environments import History
 from tests.tiny_programs import assert_bit_identical
-from tests.tiny_runs import HISTORY, TINY, contents, tiny_program, train_tiny
+from tests.tiny_runs import HISTORY, TINY, assert_same_run, contents, killed_copy, resume_tiny, tiny_program, train_tiny
 from trpo_brax.cli import main
 from trpo_brax.config import override
 from trpo_brax.errors import CheckpointError, RunFolderError
-from trpo_brax.host.console import Console
 from trpo_brax.learner.program import Program
 from trpo_brax.runs.checkpoints import Checkpoints
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.manifest import write_manifest
 from trpo_brax.runs.run import Run
 from trpo_brax.runs.saving import CheckpointSaver
-from trpo_brax.training.loop import train
 
-CLOCK = ("wall_time_s", "steps_per_second")
 EVERY = override(TINY, checkpoint_every=1, checkpoints_to_keep=9)
 """Checkpoints 1, 2, 3 and 4."""
 
@@ -40,29 +35,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def copy(run: Run, tmp_path: Path) -> Path:
-    """Return a copy of it that looks killed after its last checkpoint."""
-    shutil.copytree(run.path, tmp_path / "run")
-    (tmp_path / "run" / "summary.json").unlink()
-    return tmp_path / "run"
+    return killed_copy(run, tmp_path / "run")
 
 
 def resume(folder: Path) -> tuple[Run, str]:
-    """Resume, and return the run and what was told."""
-    told = io.StringIO()
-    run = train(EVERY, environment=History(), run_dir=folder, resume=True, console=Console(told))
-    return run, told.getvalue()
+    return resume_tiny(folder, EVERY)
 
 
 def quarantined(told: str) -> list[str]:
     return [line for line in told.splitlines() if "quarantined" in line]
-
-
-def assert_same_run(ours: Run, theirs: Run) -> None:
-    """Compare metrics, but for the clock's, and the last policy bit for bit."""
-    rows = [[{name: row[name] for name in row if name not in CLOCK} for row in one.metrics()] for one in (ours, theirs)]
-    assert rows[0] == rows[1]
-    assert_bit_identical(ours.policy(4).parameters, theirs.policy(4).parameters)
-    assert_bit_identical(ours.policy(4).statistics, theirs.policy(4).statistics)
 
 
 def empty(file: Path) -> None:

@@ -16,30 +16,17 @@ import pytest
 
 import trpo_brax as tb
 from tests.tiny_environments import Fault, Faulty, PointMass
-from tests.tiny_programs import assert_bit_identical, shared_program, tiny_config
+from tests.tiny_programs import assert_bit_identical, tiny_config
+from tests.tiny_runs import last_state, without_clock
 from trpo_brax.environments.making import make_task
 from trpo_brax.errors import RunFolderError
 from trpo_brax.host.console import Console
 from trpo_brax.learner.program import Program
 from trpo_brax.runs.checkpoints import Checkpoints
 
-CLOCK = ("wall_time_s", "steps_per_second")
-
 
 def total(iterations: int) -> int:
     return 8 * 10 * iterations
-
-
-def last_state(run: tb.Run) -> Any:
-    """Return the whole TrainState of a run's last checkpoint."""
-    program = shared_program(run.config, make_task(run.config, PointMass()), jax.devices()[:1])
-    checkpoints = Checkpoints(run.path / "checkpoints", run.config)
-    state = checkpoints.restore(checkpoints.resolve("latest"), program.abstract_state, program.shardings)
-    return jax.device_get(state)
-
-
-def rows(run: tb.Run) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name not in CLOCK} for row in run.metrics()]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +42,7 @@ def test_peer_defect_10_resume_is_bit_identical_to_never_having_stopped(uninterr
         config = tiny_config(total_steps=total(iterations), checkpoint_every=3)
         run = tb.train(config, environment=PointMass(), run_dir=tmp_path / "run", resume=iterations > 1)
     assert_bit_identical(last_state(run), last_state(uninterrupted))
-    assert rows(run) == rows(uninterrupted)
+    assert without_clock(run) == without_clock(uninterrupted)
 
 
 def test_when_a_run_was_stopped_does_not_decide_which_policy_is_best(tmp_path: Path) -> None:
@@ -79,7 +66,7 @@ def test_resume_after_a_crash_cuts_the_metrics_back_to_the_checkpoint(uninterrup
     with (folder / "metrics.jsonl").open("a") as lines:
         lines.write(json.dumps({**uninterrupted.metrics()[4], "kl_mean": -1.0}) + "\n" + '{"iteration": 6, "env_')
     run = tb.train(tiny_config(total_steps=total(7)), environment=PointMass(), run_dir=folder, resume=True)
-    assert rows(run) == rows(uninterrupted)
+    assert without_clock(run) == without_clock(uninterrupted)
 
 
 def test_resume_without_a_checkpoint_starts_from_iteration_0(uninterrupted: tb.Run, tmp_path: Path) -> None:
@@ -88,7 +75,7 @@ def test_resume_without_a_checkpoint_starts_from_iteration_0(uninterrupted: tb.R
     for checkpoint in (folder / "checkpoints").iterdir():
         checkpoint.rename(tmp_path / checkpoint.name)
     run = tb.train(tiny_config(total_steps=total(7)), environment=PointMass(), run_dir=folder, resume=True)
-    assert rows(run) == rows(uninterrupted)
+    assert without_clock(run) == without_clock(uninterrupted)
 
 
 def test_resuming_a_finished_run_changes_nothing(uninterrupted: tb.Run) -> None:
@@ -105,7 +92,7 @@ def test_another_number_of_devices_may_resume(uninterrupted: tb.Run, tmp_path: P
     tb.train(tiny_config(total_steps=total(2), cpu_devices=before), environment=PointMass(), run_dir=folder)
     config = tiny_config(total_steps=total(7), cpu_devices=after)
     run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
-    for ours, theirs in zip(rows(run), rows(uninterrupted), strict=True):
+    for ours, theirs in zip(without_clock(run), without_clock(uninterrupted), strict=True):
         np.testing.assert_allclose(ours["kl_mean"], theirs["kl_mean"], rtol=2e-2, atol=1e-5)
 
 
@@ -164,7 +151,7 @@ def test_a_signal_stops_the_run_with_everything_saved(uninterrupted: tb.Run, tmp
     run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
     assert run.summary["status"] == "finished"
     assert_bit_identical(last_state(run), last_state(uninterrupted))
-    assert rows(run) == rows(uninterrupted)
+    assert without_clock(run) == without_clock(uninterrupted)
 
 
 @pytest.mark.parametrize("stage", ["Compiling", "Evaluating"])
@@ -187,7 +174,7 @@ def test_a_signal_while_it_compiles_or_evaluates_stops_there(stage: str, uninter
     assert run.summary["evaluation"] is None
     run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
     assert run.summary["status"] == "finished" and run.summary["evaluation"]["episodes"] == 4
-    assert rows(run) == rows(uninterrupted)
+    assert without_clock(run) == without_clock(uninterrupted)
 
 
 def test_peer_defect_11_a_bad_batch_does_not_end_a_long_run(tmp_path: Path) -> None:

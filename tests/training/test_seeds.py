@@ -16,6 +16,7 @@ import pytest
 import trpo_brax as tb
 from tests.tiny_environments import PointMass
 from tests.tiny_programs import assert_bit_identical, leaves, shared_program, tiny_config
+from tests.tiny_runs import without_clock
 from trpo_brax.cli import main
 from trpo_brax.environments import Task
 from trpo_brax.errors import ConfigError
@@ -26,7 +27,6 @@ from trpo_brax.runs.saving import CheckpointSaver
 
 SEEDS = (5, 6, 7)
 CONFIG = tiny_config(seed=5, num_seeds=3, final_evaluation_episodes=6)
-CLOCK = ("wall_time_s", "steps_per_second")
 
 
 def own(index: int, tree: Any) -> Any:
@@ -37,10 +37,6 @@ def own(index: int, tree: Any) -> Any:
 def train(folder: Path, config: tb.Config = CONFIG, **options: Any) -> tb.Run:
     console = options.pop("console", Console(io.StringIO()))
     return tb.train(config, environment=PointMass(), run_dir=folder, console=console, **options)
-
-
-def without_clock(run: tb.Run) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name not in CLOCK} for row in run.metrics()]
 
 
 @pytest.fixture(scope="module")

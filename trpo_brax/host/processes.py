@@ -74,9 +74,9 @@ class Group:
         """Return process 0's number (not negative), in every process."""
         return value
 
-    def told_to_stop(self, signal: int | None) -> int | None:
-        """Return the signal that any process was told to stop by."""
-        return signal
+    def agree(self, number: int, signal: int | None) -> tuple[int, int | None]:
+        """Return process 0's number, and the signal that any process was told to stop by: one exchange."""
+        return number, signal
 
     def do(self, action: Callable[[], Result]) -> Result:
         """Run `action` in every process and return its result; where one refuses, all do.
@@ -114,8 +114,9 @@ class _Several(Group):
         told = int(multihost_utils.broadcast_one_to_all(np.asarray(-1 if value is None else value, np.int32)))
         return None if told < 0 else told
 
-    def told_to_stop(self, signal: int | None) -> int | None:
-        return int(_gathered(np.array([signal or 0], np.int32)).max()) or None
+    def agree(self, number: int, signal: int | None) -> tuple[int, int | None]:
+        rows = _gathered(np.array([number, signal or 0], np.int32))
+        return int(rows[0, 0]), int(rows[:, 1].max()) or None
 
     def do(self, action: Callable[[], Result]) -> Result:
         refusal: UserError | None = None

@@ -59,7 +59,7 @@ class _Conclusion:
         self._findings = {seed: diagnose(rows, self._config) for seed, rows in self._records.items()}
 
     def write(self) -> str | None:
-        signal = self._group.told_to_stop(self._stop.signal)
+        _, signal = self._group.agree(0, self._stop.signal)
         summary = self._summary(signal)
         if self._group.primary:
             self._try("the learning curve", self._draw_curve)

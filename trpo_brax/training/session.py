@@ -132,8 +132,9 @@ class Session:
         dispatched = self._done
         while dispatched < schedule.total and self._failure is None:
             alone = pending is not None and schedule.one_at_a_time(self._seconds)
-            length = group.decide(0 if alone else schedule.chunk_length(dispatched, self._seconds)) or 0
-            if group.told_to_stop(self._stop.signal) is not None:
+            length = 0 if alone else schedule.chunk_length(dispatched, self._seconds)
+            length, signal = group.agree(length, self._stop.signal)
+            if signal is not None:
                 break
             if pending is not None and not length:
                 self._complete(pending)
@@ -220,7 +221,7 @@ class Session:
 
     def _evaluate(self, state: TrainState, rows: list[Row]) -> None:
         """Put the figures of an evaluation into the rows of the iteration done, where one is due."""
-        due = self._evaluation is not None and self._schedule.evaluation_due(self._done)
+        due = self._schedule.evaluation_due(self._done)
         if self._evaluation is None or not due or not self._program.sound(state):
             return
         try:
