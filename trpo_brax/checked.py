@@ -49,6 +49,8 @@ def Count(low: int) -> Bounds:
 POSITIVE = Bounds(0.0, low_open=True)
 FINITE = Bounds()
 FRACTION = Bounds(0.0, 1.0, low_open=True)
+MOST_TEXT = 500
+"""Characters of a text: names and paths."""
 
 
 class Checked:
@@ -158,8 +160,8 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
         wanted, allowed = _SCALARS[hint]
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{name} must be {allowed}, not {_short(value)}.")
-    if hint is str and not (len(typing.cast(str, value)) <= _MOST_CHARACTERS and typing.cast(str, value).isprintable()):
-        raise ConfigError(f"{name} must be one line of at most {_MOST_CHARACTERS} characters, not {_short(value)}.")
+    if hint is str and not (len(typing.cast(str, value)) <= MOST_TEXT and typing.cast(str, value).isprintable()):
+        raise ConfigError(f"{name} must be one line of at most {MOST_TEXT} characters, not {_short(value)}.")
     if bounds is not None and typing.cast(float, value) not in bounds:
         raise ConfigError(f"{name} must be {bounds}, not {_short(value)}.")
     if hint is int:
@@ -180,8 +182,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
 
 
-_MOST_CHARACTERS = 500
-"""Of a text: names and paths."""
 _MOST_ITEMS = 64
 """Of a list: more hidden layers than this are somebody's joke."""
 

@@ -7,6 +7,7 @@ exists; whether its task does is found out where it is loaded.
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
@@ -17,6 +18,7 @@ from tyro.conf import arg as tyro_argument
 from trpo_brax.checked import (
     FINITE,
     FRACTION,
+    MOST_TEXT,
     POSITIVE,
     Bounds,
     Checked,
@@ -34,6 +36,10 @@ Mode = Literal["trpo", "natural_gradient"]
 Platform = Literal["auto", "cpu", "gpu"]
 MOST_DELAY = 8
 """Control steps by which the observations of a perturbed world can come late."""
+MOST_METRICS = 1000
+"""Numbers by name in an environment's `State.metrics`, and in a record."""
+MOST_CHARACTERS = 200
+"""Of a name in an environment's State, and in a record."""
 _GONE = ("damping_patience", "damping_growth", "damping_levels")
 MAY_CHANGE = "may change when a run is resumed: it does not shape learning"
 
@@ -176,7 +182,9 @@ class Config(Checked):
     task: Annotated[str, Positional, tyro_argument(metavar="TASK")] = "inverted_pendulum"
     """Brax task to train on; its preset sets every other default. `trpo-brax tasks` lists them."""
     environment: str | None = None
-    """An environment of your own instead of the task, as package.module:Class of a brax.envs.Env."""
+    """A brax.envs.Env of your own instead of the task, as package.module:Class or :function that makes one."""
+    environment_arguments: str | None = None
+    """Keyword arguments to make it with, as a JSON object: '{"goal": 2}'."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of every random draw of the run; of the first one, where there are several."""
     num_seeds: Annotated[int, Bounds(1, 10_000)] = 1
@@ -192,6 +200,10 @@ class Config(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.environment_arguments is not None:
+            object.__setattr__(self, "environment_arguments", one_spelling(self.environment_arguments))
+            if self.environment is None:
+                raise ConfigError("environment_arguments are for an environment of your own; give environment, too.")
         if self.seed + self.num_seeds > 2**32:
             raise ConfigError(f"seed + num_seeds must be at most 2^32, not {self.seed} + {self.num_seeds}.")
 
@@ -199,6 +211,12 @@ class Config(Checked):
     def seeds(self) -> range:
         """The seeds trained."""
         return range(self.seed, self.seed + self.num_seeds)
+
+    @property
+    def environment_options(self) -> list[str]:
+        """Words of a command line that name the user's own environment; none for a task."""
+        named = {"--environment": self.environment, "--environment-arguments": self.environment_arguments}
+        return [word for option, value in named.items() if value is not None for word in (option, value)]
 
     def check_seed(self, policy_seed: int | None) -> int:
         """Return the seed whose policy is meant, the first by default.
@@ -244,6 +262,22 @@ def shaping_differences(old: Config, new: Config) -> list[str]:
     return [name for name, value, hint in walk(new) if MAY_CHANGE not in get_args(hint) and values[name] != value]
 
 
+def one_spelling(arguments: str) -> str:
+    """Return a JSON object as it is compared and kept.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        given = json.loads(arguments)
+        spelled = json.dumps(given, sort_keys=True, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"environment_arguments are not valid JSON: {error}.") from error
+    if not isinstance(given, dict) or len(spelled) > MOST_TEXT:
+        raise ConfigError(f"environment_arguments must be a JSON object of at most {MOST_TEXT} characters.")
+    return spelled
+
+
 def to_dict(config: Checked) -> dict[str, Any]:
     """Return the tree as JSON-ready dictionaries."""
     return dataclasses.asdict(config)
@@ -260,4 +294,5 @@ def from_dict(data: Any, where: str = "the configuration") -> Config:
     """
     if isinstance(data, dict) and isinstance(settings := data.get("trust_region"), dict):
         data = data | {"trust_region": {name: value for name, value in settings.items() if name not in _GONE}}
+        data = {"environment_arguments": None} | data
     return typing.cast(Config, from_fields(Config, data, where, MAY_CHANGE))

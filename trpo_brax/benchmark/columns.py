@@ -12,7 +12,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from trpo_brax.benchmark.timing import Samples, interleave
 from trpo_brax.benchmark.workbench import Workbench
-from trpo_brax.environments.tasks import match_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +64,10 @@ def physics(bench: Workbench) -> tuple[Callable[[Any, jax.Array], Any], Any, jax
     """
     rollout, task, bounds = bench.config.rollout, bench.task, bench.program.iteration.bounds
 
-    def simulator_step(state: Any, action: jax.Array) -> Any:
-        # Brax's tasks update `state.metrics` in place: they are handed a copy, as a scan's carry must stay as it is.
-        copy = jax.tree.map(lambda leaf: leaf, state)
-        return match_state(state, task.environment.step(copy, action), task.name)
-
     def control_step(state: Any, action: jax.Array) -> Any:
         if rollout.action_repeat == 1:
-            return simulator_step(state, action)
-        return jax.lax.fori_loop(0, rollout.action_repeat, lambda _, old: simulator_step(old, action), state)
+            return task.advance(state, action)
+        return jax.lax.fori_loop(0, rollout.action_repeat, lambda _, old: task.advance(old, action), state)
 
     def walk(state: Any, actions: jax.Array) -> Any:
         return jax.lax.scan(lambda old, action: (jax.vmap(control_step)(old, action), None), state, actions)[0]

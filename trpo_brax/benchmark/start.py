@@ -38,7 +38,7 @@ def _start(config: Config, folder: Path, cache: Path) -> float:
     run.create(override(config, num_seeds=1, total_steps=1, final_evaluation_episodes=0))
     words = [sys.executable, "-m", "trpo_brax", "train", "--resume", "--run-dir", str(folder)]
     words += ["--compilation-cache", str(cache)]
-    words += ["--environment", config.environment] if config.environment is not None else []
+    words += config.environment_options
     with tempfile.TemporaryFile("w+") as complaints:
         began = time.monotonic()
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=complaints) as process:

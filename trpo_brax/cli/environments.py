@@ -18,7 +18,9 @@ class CheckArguments:
     """Tell an environment's author what a trainer needs of it, in one sentence each; exit status 1 if it lacks any."""
 
     environment: Annotated[str, Positional, tyro.conf.arg(metavar="ENVIRONMENT")]
-    """package.module:Class of a brax.envs.Env, or a Brax task."""
+    """package.module:Class, or :function, that makes a brax.envs.Env; or a Brax task."""
+    environment_arguments: str | None = None
+    """Keyword arguments to make it with, as a JSON object."""
     backend: str | None = None
     """Physics backend of a Brax task; by default the one its preset trains on."""
     episode_length: int = 1000
@@ -47,7 +49,7 @@ def check(arguments: CheckArguments) -> Answer:
     )
     prepare(RuntimeConfig(cpu_devices=1), 1, lambda note: None)
     if ":" in arguments.environment:
-        environment = load_environment(arguments.environment)
+        environment = load_environment(arguments.environment, arguments.environment_arguments)
         try:
             task = own_task(environment, settings)
         except TaskError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from trpo_brax.config import Platform, RuntimeConfig
+from trpo_brax.config import Config, Platform, RuntimeConfig
+from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.host.console import Console
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ class RunArguments:
     run: str
     """Run folder."""
     environment: str | None = None
-    """package.module:Class, for a run on an environment of your own."""
+    """package.module:Class or :function, for a run on an environment of your own."""
+    environment_arguments: str | None = None
+    """Keyword arguments to make it with, as a JSON object."""
     platform: Platform = "auto"
     """auto: what JAX finds; cpu; gpu: fail where there is none."""
 
@@ -45,10 +49,27 @@ class RunArguments:
 
         run = Run.load(self.run)
         prepare(RuntimeConfig(platform=self.platform), max(1, min(parallel, usable_cores())), console.note)
-        own = load_environment(self.environment) if self.environment else None
+        refuse_unnamed(run.config, self.environment, self.environment_arguments, self.run)
+        own = load_environment(self.environment, self.environment_arguments) if self.environment else None
         # What cannot work is said before anything slow is begun.
         run.task(own)
         return run, own
+
+
+def refuse_unnamed(trained: Config, environment: str | None, arguments: str | None, run: object) -> None:
+    """Refuse to go on where a run's environment is not named again: nothing is imported from what a folder says.
+
+    Raises:
+        RunFolderError: it says what to give.
+        ConfigError: there are arguments, and no environment to give them to.
+    """
+    if environment is None and arguments is not None:
+        raise ConfigError("--environment-arguments are for --environment, which was not given.")
+    named = {"--environment": environment, "--environment-arguments": arguments}
+    words = trained.environment_options
+    if any(named[option] is None for option in words[::2]):
+        again = shlex.join(words)
+        raise RunFolderError(f"{run} was trained on an environment of your own: give {again} again.")
 
 
 @dataclass(frozen=True)

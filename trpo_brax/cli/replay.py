@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from trpo_brax.cli.command import Answer, command
+from trpo_brax.cli.opening import refuse_unnamed
 from trpo_brax.config import Platform
 from trpo_brax.host.console import Console
 
@@ -22,7 +23,9 @@ class ReplayArguments:
     dump: Annotated[str, Positional, tyro.conf.arg(metavar="DUMP")]
     """Folder of the dump, in `dumps/` of a run folder."""
     environment: str | None = None
-    """package.module:Class, for a run on an environment of your own."""
+    """package.module:Class or :function, for a run on an environment of your own."""
+    environment_arguments: str | None = None
+    """Keyword arguments to make it with, as a JSON object."""
     platform: Platform = "auto"
     """auto: what JAX finds; cpu; gpu: fail where there is none."""
 
@@ -43,8 +46,9 @@ def replay(arguments: ReplayArguments) -> Answer:
     # One device: operations are named one by one, and shards would only be in the way.
     runtime = RuntimeConfig(platform=arguments.platform, cpu_devices=1)
     devices = prepare(runtime, dump.config.rollout.num_envs, console.note).devices
-    # Never imported from what a folder says.
-    environment = load_environment(arguments.environment) if arguments.environment else None
+    named = arguments.environment, arguments.environment_arguments
+    refuse_unnamed(dump.config, *named, dump.path)
+    environment = None if named[0] is None else load_environment(named[0], named[1])
     task = Run.load(dump.path).task(environment)
     console.note(f"Iteration {dump.iteration} of seed {dump.seed}, where {dump.seen}.")
     with console.stage("Restoring the state before it"):

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 
 from trpo_brax.cli.configuration import parse_first, preset_of, with_defaults
+from trpo_brax.cli.opening import refuse_unnamed
 from trpo_brax.cli.parsing import parse
 from trpo_brax.config import Config
 from trpo_brax.errors import RunFolderError
@@ -48,8 +49,5 @@ def _parse_training(words: list[str]) -> TrainArguments:
     from trpo_brax.runs.folder import RunFolder
 
     saved = RunFolder(first.run_dir).read_config()
-    if saved.environment is not None and first.environment is None:
-        raise RunFolderError(
-            f"{first.run_dir} was trained on an environment of your own: give --environment {saved.environment} again."
-        )
+    refuse_unnamed(saved, first.environment, first.environment_arguments, first.run_dir)
     return parse(TrainArguments, words, "train", default=with_defaults(TrainArguments, saved))

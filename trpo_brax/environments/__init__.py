@@ -1,15 +1,8 @@
 """The world: Brax tasks and a user's own environments, vectorised."""
 
 from trpo_brax.environments.making import make_task
-from trpo_brax.environments.tasks import (
-    TASKS,
-    Task,
-    brax_task,
-    environment_name,
-    load_environment,
-    own_task,
-    return_bounds,
-)
+from trpo_brax.environments.own import environment_name, load_environment, own_task
+from trpo_brax.environments.tasks import TASKS, Task, brax_task, return_bounds
 from trpo_brax.environments.vectorized import EnvironmentState, Transition, VectorizedEnvironment
 
 __all__ = [

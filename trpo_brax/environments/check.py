@@ -17,13 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_brax.environments.tasks import Task, starting_state
+from trpo_brax.environments.own import reason
+from trpo_brax.environments.perturbed import simulated_system, with_attribute
+from trpo_brax.environments.tasks import Task
 from trpo_brax.environments.vectorized import VectorizedEnvironment, finite_physics
 from trpo_brax.errors import TaskError
 
 NUM_ENVS = 64
 CHUNK = 25
 """Steps in one call of the compiled program."""
+_LARGEST_RETURN = 1e18
+"""The square of ten times as much is beyond float32."""
 
 Level = Literal["ok", "warning", "error"]
 
@@ -87,8 +91,7 @@ def check_environment(task: Task, *, episode_length: int = 1000, seconds: float 
     except TaskError as error:
         return [Finding("error", "structure", str(error))]
     except Exception as error:  # whatever an author's code may raise when it is traced
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        return [Finding("error", "structure", f"tracing reset and step raises {type(error).__name__}: {reason}")]
+        return [Finding("error", "structure", f"tracing reset and step raises {reason(error)}.")]
     compile_seconds = time.perf_counter() - began
 
     def follow(*chunks: Any) -> Record:
@@ -118,7 +121,8 @@ def check_environment(task: Task, *, episode_length: int = 1000, seconds: float 
         _finite("with random actions", "error", random),
         _finite("with actions at their bounds", "warning", at_bounds),
         *_ends(random, episode_length),
-        _reward_scale(random),
+        _reward_scale(random, episode_length),
+        *_action_range(task, start),
         _action_effect(task, first, reflected, mirrored),
         _observation_scale(random),
         Finding("ok", "speed", speed),
@@ -136,6 +140,10 @@ def _structure(task: Task) -> list[Finding]:
             findings.append(Finding("warning", "types", sentence))
         elif name in ("obs", "reward", "done") and old.dtype != jnp.float32:
             findings.append(Finding("warning", "types", f"{name} is {old.dtype} where Brax has float32."))
+    for name, value in reset.metrics.items():
+        if jnp.shape(value) != ():
+            sentence = f"{name!r} has shape {jnp.shape(value)}; only scalars are recorded."
+            findings.append(Finding("warning", "metrics", sentence))
     if _trace(task)[2] != program:
         sentence = "tracing twice gives two programs: it draws or keeps something outside of its State."
         findings.append(Finding("error", "repeatable", sentence))
@@ -162,7 +170,7 @@ def _compile(task: Task, keys: jax.Array, episode_length: int) -> tuple[Callable
 
     def begin(keys: jax.Array) -> tuple[Any, Record]:
         # As the author returns it, not as the trainer cleans it.
-        state = jax.vmap(lambda key: starting_state(task.environment, key))(keys)
+        state = jax.vmap(task.start)(keys)
         return state, jax.tree.map(lambda leaf: leaf[None], jax.vmap(record)(state, state.reward))
 
     def step(state: Any, action: jax.Array) -> tuple[Any, Record]:
@@ -225,7 +233,7 @@ def _ends(record: Record, episode_length: int) -> list[Finding]:
     return [*findings, Finding("ok", "ends", sentence)]
 
 
-def _reward_scale(record: Record) -> Finding:
+def _reward_scale(record: Record, episode_length: int) -> Finding:
     reward = record.reward[1:][record.sound[1:]].astype(np.float64)
     if reward.size == 0:
         return Finding("error", "reward", "no finite step was seen.")
@@ -235,9 +243,65 @@ def _reward_scale(record: Record) -> Finding:
         meaning = "what can be learned is how long episodes last" if useful else "there is nothing to learn"
         return Finding("ok" if useful else "warning", "reward", f"always {low:.3g} under random actions: {meaning}.")
     scale = f"mean {reward.mean():.3g}, standard deviation {reward.std():.3g}, from {low:.3g} to {high:.3g} per step"
+    if max(-low, high) * episode_length > _LARGEST_RETURN:
+        return Finding("error", "reward", f"{scale}: squares of returns are beyond single precision; scale it.")
     if not 1e-4 <= max(-low, high) <= 1e4:
         return Finding("warning", "reward", f"{scale}: scale it to the order of 1.")
     return Finding("ok", "reward", f"{scale} under random actions.")
+
+
+def _action_range(task: Task, start: Any) -> list[Finding]:
+    """Compare the range of actions with the actuators' own, and both with what step gives the actuators.
+
+    Args:
+        task: to look at.
+        start: starting states, [N, ...].
+    """
+    system = simulated_system(task.environment)
+    if system is None or system.actuator is None:
+        return []
+    own = np.asarray(system.actuator.ctrl_range, np.float64).T
+    taken = np.array([task.action_low, task.action_high])
+    if own.shape == taken.shape and np.allclose(own, taken):
+        return []
+    sentence = f"actions are in {_span(taken)}; the actuators' own range is {_span(own)}"
+    reached = _reached(task, start)
+    if reached is None or reached.shape != own.shape:
+        advice = "give action_low and action_high if step takes that"
+        return [Finding("warning", "range", f"{sentence}: {advice}.")]
+    if np.allclose(reached, own, rtol=1e-3):
+        return [Finding("ok", "range", f"{sentence}, and step rescales to it.")]
+    advice = f"step gives them {_span(reached)}: give action_low and action_high, or rescale in step"
+    return [Finding("warning", "range", f"{sentence}, and {advice}.")]
+
+
+def _reached(task: Task, start: Any) -> Any:
+    """Return what step gives the actuators where actions are lowest and highest, [2, actuators]; None: not known."""
+    given: list[jax.Array] = []
+
+    def instead(physics: Any, action: jax.Array) -> Any:
+        given.append(action)
+        return physics
+
+    probe = with_attribute(task.environment, "pipeline_step", instead)
+
+    def reach(state: Any, action: jax.Array) -> jax.Array:
+        probe.step(jax.tree.map(lambda leaf: leaf, state), action)
+        return given[-1]
+
+    try:
+        ends = [
+            jax.jit(jax.vmap(functools.partial(reach, action=jnp.asarray(bound, jnp.float32))))(start)
+            for bound in (task.action_low, task.action_high)
+        ]
+    except (jax.errors.UnexpectedTracerError, IndexError):  # step calls it within a loop of its own, or never
+        return None
+    return np.array([np.min(ends[0], axis=0), np.max(ends[1], axis=0)], np.float64)
+
+
+def _span(bounds: Any) -> str:
+    """Return bounds [2, A] as [lowest, highest] of all components."""
+    return f"[{bounds[0].min():g}, {bounds[1].max():g}]"
 
 
 def _action_effect(task: Task, one: Record, other: Record, mirrored: Any) -> Finding:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trpo_brax.config import Config
-from trpo_brax.environments.tasks import Task, brax_task, load_environment, own_task
+from trpo_brax.environments.own import load_environment, own_task
+from trpo_brax.environments.tasks import Task, brax_task
 from trpo_brax.errors import TaskError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def make_task(config: Config, environment: Env | None = None) -> Task:
         TaskError: it does not exist or cannot be used.
     """
     if environment is None and config.environment is not None:
-        environment = load_environment(config.environment)
+        environment = load_environment(config.environment, config.environment_arguments)
     if environment is not None:
         return own_task(environment, config.rollout)
     if config.rollout.action_low is not None:

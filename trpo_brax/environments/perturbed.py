@@ -63,7 +63,9 @@ def applicable(task: Task) -> tuple[str, ...]:
     it holds: of any other environment nobody knows whether changing a `sys` changes what it simulates.
     """
     names = tuple(field.name for field in dataclasses.fields(Perturbation))
-    return names if _system(task.environment) is not None else tuple(name for name in names if name not in BODILY)
+    return (
+        names if simulated_system(task.environment) is not None else tuple(name for name in names if name not in BODILY)
+    )
 
 
 def perturbed_task(task: Task, perturbation: Perturbation, observation_std: jax.Array, action_repeat: int = 1) -> Task:
@@ -76,10 +78,10 @@ def perturbed_task(task: Task, perturbation: Perturbation, observation_std: jax.
         action_repeat: simulator steps per control step, in which delays are counted.
     """
     environment = task.environment
-    system = _system(environment)
+    system = simulated_system(environment)
     if system is not None:
         scaled = _scaled_system(system, environment.unwrapped.backend, perturbation)
-        environment = _with_system(environment, scaled)
+        environment = with_attribute(environment, "sys", scaled)
     return dataclasses.replace(
         task, environment=_LateAndNoisy(environment, perturbation, observation_std, action_repeat)
     )
@@ -118,7 +120,7 @@ class _LateAndNoisy:
         return inner.replace(obs=late + noise, metrics={}, info=info)
 
 
-def _system(environment: Any) -> Any:
+def simulated_system(environment: Any) -> Any:
     """Return the Brax system that the environment simulates, None where nobody knows it to simulate one."""
     from brax.base import System
     from brax.envs.base import PipelineEnv, Wrapper
@@ -129,15 +131,15 @@ def _system(environment: Any) -> Any:
     return system if isinstance(system, System) else None
 
 
-def _with_system(environment: Any, system: Any) -> Any:
-    """Return a copy of an environment, and of the wrappers around it, on another system."""
+def with_attribute(environment: Any, name: str, value: Any) -> Any:
+    """Return a copy of an environment, and of the wrappers around it, with one attribute of the innermost replaced."""
     from brax.envs.base import Wrapper
 
     changed = copy.copy(environment)
     if isinstance(environment, Wrapper):
-        changed.env = _with_system(environment.env, system)
+        changed.env = with_attribute(environment.env, name, value)
     else:
-        changed.sys = system
+        setattr(changed, name, value)
     return changed
 
 

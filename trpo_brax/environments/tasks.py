@@ -1,21 +1,17 @@
-"""Brax tasks and a user's own environments behind one description."""
+"""Brax's tasks, and what every environment looks like to a trainer."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import importlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from trpo_brax.checked import suggest
-from trpo_brax.config import RolloutConfig
 from trpo_brax.environments.quiet import quiet
 from trpo_brax.errors import TaskError
 
@@ -48,7 +44,8 @@ REWARD_BOUNDS: dict[str, tuple[float | None, float | None]] = {
 """Task name -> lowest and highest reward of a simulator step that Brax's own formula allows; None: no such bound."""
 
 
-_KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
+KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
+"""What `reset` is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +59,24 @@ class Task:
     """Lowest action per component, as `environment.step` takes it."""
     action_high: tuple[float, ...]
     """Highest action per component, as `environment.step` takes it."""
+
+    # Jitted for their traces' sake: whoever resets or steps this task shares one, and tracing Brax takes seconds.
+
+    @functools.cached_property
+    def start(self) -> Callable[[jax.Array], State]:
+        """Key uint32 [2] -> one starting state."""
+        return jax.jit(functools.partial(starting_state, self.environment))
+
+    @functools.cached_property
+    def advance(self) -> Callable[[State, jax.Array], State]:
+        """(State, action [A]) -> the State after one simulator step, in the types of the first."""
+
+        def step(state: State, action: jax.Array) -> State:
+            # Authors update `metrics` and `info` in place: they are handed a copy, so that ours stay as they were.
+            copy = jax.tree.map(lambda leaf: leaf, state)
+            return match_state(state, self.environment.step(copy, action), self.name)
+
+        return jax.jit(step)
 
 
 @functools.cache
@@ -84,71 +99,15 @@ def brax_task(name: str, backend: str) -> Task:
         with _no_mujoco_log():
             environment = envs.get_environment(name, backend=backend)
     size = int(environment.action_size)
-    return Task(name, environment, _observation_size(name, environment), (-1.0,) * size, (1.0,) * size)
+    # From shapes alone: Brax's own property runs a reset.
+    (observation_size,) = jax.eval_shape(environment.reset, KEY).obs.shape
+    return Task(name, environment, observation_size, (-1.0,) * size, (1.0,) * size)
 
 
 def return_bounds(task: str, steps: int) -> tuple[float | None, float | None]:
     """Return the lowest and highest return of an episode of at most so many simulator steps; None where unbounded."""
     low, high = REWARD_BOUNDS.get(task, (None, None))
     return None if low is None else min(0.0, low * steps), None if high is None else max(0.0, high * steps)
-
-
-def own_task(environment: Env, config: RolloutConfig) -> Task:
-    """Describe a user's own `brax.envs.Env`.
-
-    Action bounds come from `action_low`/`action_high` in the configuration, else the environment's attributes of
-    these names, else `sys.actuator.ctrl_range`, else [-1, 1].
-
-    Raises:
-        TaskError: the environment is not one a trainer can use; one sentence says why.
-    """
-    if isinstance(environment, type):
-        raise TaskError(f"environment {environment.__qualname__} is a class; give an object of it.")
-    name = environment_name(environment)
-    for attribute in ("reset", "step", "action_size"):
-        if not hasattr(environment, attribute):
-            raise TaskError(f"environment {name} is not a brax.envs.Env: it has no {attribute}.")
-    size = int(environment.action_size)
-    low, high = _action_bounds(name, environment, size, config)
-    task = Task(name, environment, _observation_size(name, environment), low, high)
-    start = _traced(name, "reset", lambda key: starting_state(environment, key), _KEY)
-    action = jax.ShapeDtypeStruct((size,), jnp.float32)
-    _traced(name, "step", lambda old, given: match_state(old, environment.step(old, given), name), start, action)
-    return task
-
-
-def load_environment(specification: str) -> Env:
-    """Import and build `package.module:Class`.
-
-    Raises:
-        TaskError: it is not of that form, or there is no such module or class.
-    """
-    module_name, separator, class_name = specification.partition(":")
-    if not separator or not module_name or module_name.startswith(".") or not class_name.isidentifier():
-        raise TaskError(f"environment must be package.module:Class, not {specification!r}.")
-    try:
-        with quiet():
-            importlib.import_module("brax.envs")
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise TaskError(f"environment {specification!r}: there is no module {error.name!r} to import.") from error
-    if not hasattr(module, class_name):
-        known = [name for name in vars(module) if not name.startswith("_")]
-        raise TaskError(
-            f"environment {specification!r}: module {module_name} has no {class_name}{suggest(class_name, known)}."
-        )
-    builder = getattr(module, class_name)
-    if not callable(builder):
-        raise TaskError(f"environment {specification!r} is no class, but {type(builder).__name__}.")
-    try:
-        with contextlib.suppress(ValueError):  # Python knows no signature of some built-in classes
-            inspect.signature(builder).bind()
-    except TypeError as error:
-        raise TaskError(f"environment {specification!r} cannot be built without arguments: {error}.") from error
-    environment: Env = builder()
-    return environment
 
 
 def starting_state(environment: Env, key: jax.Array) -> State:
@@ -166,29 +125,53 @@ def match_state(reference: State, state: State, name: str) -> State:
     """Return `state` in the dtypes of `reference`.
 
     Raises:
-        TaskError: step and reset give trees or shapes that differ, or fractions where reset gave whole numbers.
+        TaskError: step and reset give trees or shapes that differ, or types that would lose what step says.
     """
+    if type(state) is not type(reference):
+        kind = type(state).__name__
+        raise TaskError(f"environment {name} must return a {type(reference).__name__} from step, not {kind}.")
     ours: Any = jax.tree.structure(reference)
-    theirs: Any = jax.tree.structure(state)
-    if ours != theirs:
-        raise TaskError(f"environment {name} returns another State from step than from reset: {theirs} against {ours}.")
+    if ours != jax.tree.structure(state):
+        raise TaskError(f"environment {name}: {_difference(leaf_names(reference), leaf_names(state))}.")
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(reference), jax.tree.leaves(state), strict=True):
-        where = jax.tree_util.keystr(path)
+        where = leaf_name(path)
         if jnp.shape(old) != jnp.shape(new):
             raise TaskError(
                 f"environment {name} returns {where} of shape {jnp.shape(new)} from step, {jnp.shape(old)} from reset."
             )
-        if jnp.issubdtype(jnp.result_type(new), jnp.inexact) and not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
+        before, after = jnp.result_type(old), jnp.result_type(new)
+        if _breadth(after) > _breadth(before):
             raise TaskError(
-                f"environment {name} returns {where} as {jnp.result_type(new)} from step, {jnp.result_type(old)} from "
-                f"reset; begin it with {jnp.result_type(new)}."
+                f"environment {name} returns {where} as {after} from step, {before} from reset; begin it with {after}."
             )
     return jax.tree.map(lambda old, new: jax.lax.convert_element_type(new, jnp.result_type(old)), reference, state)
 
 
-def environment_name(environment: Any) -> str:
-    """Return `package.module:Class` of an environment object."""
-    return f"{type(environment).__module__}:{type(environment).__qualname__}"
+def leaf_names(state: State) -> list[str]:
+    """Return what an author calls each leaf of his State, as in info['limit']."""
+    return [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+
+
+def leaf_name(path: Any) -> str:
+    """Return what an author calls a leaf of his State, given JAX's path to it."""
+    return jax.tree_util.keystr(path).removeprefix(".")
+
+
+def _breadth(dtype: Any) -> int:
+    """Return the place of a type's kind among those of which each holds what the ones before it hold."""
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next((place for place, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind)), -1)
+
+
+def _difference(reset: list[str], step: list[str]) -> str:
+    """Say in what two trees differ, by the names of their leaves."""
+    for name in step:
+        if name not in reset:
+            return f"{name} is in step's State only; begin it in reset"
+    for name in reset:
+        if name not in step:
+            return f"{name} is in reset's State only; return it from step, too"
+    return "step's State has other containers than reset's, a list in place of a tuple for instance"
 
 
 @contextlib.contextmanager
@@ -202,60 +185,3 @@ def _no_mujoco_log() -> Iterator[None]:
         yield
     finally:
         mujoco.set_mju_user_warning(handler)
-
-
-def _traced(name: str, what: str, function: Callable[..., Any], *shapes: Any) -> Any:
-    """Return the shapes of what an author's code returns; what it raises becomes one sentence."""
-    try:
-        return jax.eval_shape(function, *shapes)
-    except TaskError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
-        raise TaskError(f"environment {name}: {what} raises {type(error).__name__}: {reason}.") from error
-
-
-def _observation_size(name: str, environment: Env) -> int:
-    """Return the length of the observation vector, from shapes alone: Brax's own property runs a reset."""
-    state = _traced(name, "reset", environment.reset, _KEY)
-    if not hasattr(state, "obs") or not hasattr(state, "info"):
-        raise TaskError(f"environment {name} must return a brax.envs.State from reset, not {type(state).__name__}.")
-    observation = state.obs
-    if not hasattr(observation, "ndim"):
-        kind = "a dictionary" if isinstance(observation, Mapping) else type(observation).__name__
-        raise TaskError(f"environment {name} observes {kind}; this trainer needs one vector of floats.")
-    if observation.ndim != 1 or not jnp.issubdtype(observation.dtype, jnp.floating):
-        shape, dtype = observation.shape, observation.dtype
-        raise TaskError(f"environment {name} must observe a vector of floats, not {dtype} of shape {shape}.")
-    for part in ("reward", "done"):
-        shape = jnp.shape(getattr(state, part))
-        if shape != ():
-            raise TaskError(f"environment {name} must give a scalar {part}, not shape {shape}; it must not be batched.")
-    if "first_obs" in state.info or "first_state" in state.info:
-        raise TaskError(f"environment {name} resets itself; take off its auto-reset wrapper, the trainer resets.")
-    return int(observation.shape[0])
-
-
-def _action_bounds(
-    name: str, environment: Env, size: int, config: RolloutConfig
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    low: Any
-    high: Any
-    if config.action_low is not None:
-        low, high = config.action_low, config.action_high
-    elif hasattr(environment, "action_low") and hasattr(environment, "action_high"):
-        low, high = environment.action_low, environment.action_high
-    elif hasattr(environment, "sys") and getattr(environment.sys, "actuator", None) is not None:
-        low, high = np.asarray(environment.sys.actuator.ctrl_range).T
-    else:
-        low, high = -1.0, 1.0
-    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
-    if low.shape not in ((), (size,)) or high.shape not in ((), (size,)):
-        raise TaskError(
-            f"environment {name}: action_low and action_high must be numbers or have {size} entries, "
-            f"not shapes {low.shape} and {high.shape}."
-        )
-    low, high = np.broadcast_to(low, (size,)), np.broadcast_to(high, (size,))
-    if not np.all(low < high):
-        raise TaskError(f"environment {name}: action_low must be below action_high in every component.")
-    return tuple(low.tolist()), tuple(high.tolist())

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from trpo_brax.environments.tasks import Task, match_state, starting_state
+from trpo_brax.environments.tasks import Task
 
 if TYPE_CHECKING:
     from brax.envs import State
@@ -95,9 +95,6 @@ class VectorizedEnvironment:
         self.task = task
         self._episode_length = episode_length
         self._action_repeat = action_repeat
-        # Jitted for their traces' sake: whatever resets or steps shares one, and tracing Brax takes seconds.
-        self._start = jax.jit(self._sound_start)
-        self._simulator_step = jax.jit(self._matched_step)
 
     def reset(self, keys: jax.Array, spread_keys: jax.Array | None = None) -> EnvironmentState:
         """Return fresh environments.
@@ -110,7 +107,7 @@ class VectorizedEnvironment:
             steps = jnp.zeros(keys.shape[0], jnp.int32)
         else:
             steps = jax.vmap(lambda key: jax.random.randint(key, (), 0, self._episode_length))(spread_keys)
-        return jax.vmap(self._begin)(jax.vmap(self._start)(keys), steps)
+        return jax.vmap(self._begin)(jax.vmap(self._sound_start)(keys), steps)
 
     def starting_pool(self, keys: jax.Array) -> State:
         """Return `POOL_SIZE` starting states for each environment, leaves [N, POOL_SIZE, ...].
@@ -118,7 +115,7 @@ class VectorizedEnvironment:
         Args:
             keys: uint32 [N, 2].
         """
-        return jax.vmap(lambda key: jax.vmap(self._start)(jax.random.split(key, POOL_SIZE)))(keys)
+        return jax.vmap(lambda key: jax.vmap(self._sound_start)(jax.random.split(key, POOL_SIZE)))(keys)
 
     def step(
         self, current: EnvironmentState, actions: jax.Array, pool: State, taken: jax.Array
@@ -139,13 +136,13 @@ class VectorizedEnvironment:
     def simulate(self, state: State, action: jax.Array) -> Outcome:
         """Take one control step of one environment: `action_repeat` simulator steps, stopping at an end."""
         if self._action_repeat == 1:
-            after = self._simulator_step(state, action)
+            after = self.task.advance(state, action)
             reward, finite = after.reward, _finite(after)
         else:
 
             def repeat(carry: tuple[State, jax.Array, jax.Array, jax.Array], _: None) -> Any:
                 old, total, finite, ended = carry
-                new = self._simulator_step(old, action)
+                new = self.task.advance(old, action)
                 total = total + jnp.where(ended, 0.0, new.reward)
                 kept = jax.tree.map(lambda a, b: jnp.where(ended, a, b), old, new)
                 # A fault that heals within the control step is a fault all the same.
@@ -196,14 +193,9 @@ class VectorizedEnvironment:
         after = jax.tree.map(lambda fresh, old: jnp.where(done, fresh, old), start, continued)
         return after, transition, taken + done
 
-    def _matched_step(self, state: State, action: jax.Array) -> State:
-        # Brax's tasks update `state.metrics` in place: they are handed a copy, so that ours stays as it was.
-        copy = jax.tree.map(lambda leaf: leaf, state)
-        return match_state(state, self.task.environment.step(copy, action), self.task.name)
-
     def _sound_start(self, key: jax.Array) -> State:
         """Return one starting state, always finite; one that was not is told by its `done`."""
-        state = starting_state(self.task.environment, key)
+        state = self.task.start(key)
         sound = _finite(state)
         clean = jax.tree.map(lambda leaf: jnp.where(sound, leaf, _finite_numbers(leaf)), state)
         return clean.replace(done=jnp.where(sound, clean.done, _UNSOUND))

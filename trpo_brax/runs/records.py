@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from trpo_brax.config import MOST_CHARACTERS, MOST_METRICS
 from trpo_brax.errors import RunFolderError
 from trpo_brax.runs.files import MOST_JSON_BYTES, one_line, open_plain, parse_json, write_text
 
 _MOST_METRICS_BYTES = 1 << 30
-_MOST_FIELDS = 1000
-_MOST_CHARACTERS = 200
 _WORDS = ("step_outcome", "parameter_fingerprint")
 """What in a record is text; all else is numbers."""
 _COUNTS = ("iteration", "seed", "env_steps", "episodes")
@@ -70,19 +69,19 @@ def _record(file: Path, line: str) -> dict[str, Any]:
     record = parse_json(line, f"a line of {file}")
     if not isinstance(record, dict) or not all(_counts(record.get(name)) for name in ("iteration", "seed")):
         raise RunFolderError(f"{file} holds a line that is no record.")
-    if len(record) > _MOST_FIELDS:
-        raise RunFolderError(f"{file} holds a line of more than {_MOST_FIELDS} quantities.")
+    if len(record) > MOST_METRICS:
+        raise RunFolderError(f"{file} holds a line of more than {MOST_METRICS} quantities.")
     for name, value in record.items():
         if name in _WORDS:
-            sound = isinstance(value, str) and len(value) <= _MOST_CHARACTERS
+            sound = isinstance(value, str) and len(value) <= MOST_CHARACTERS
         elif name in _COUNTS:
             sound = _counts(value)
         elif name == _GROUP and isinstance(value, dict):
-            sound = len(value) <= _MOST_FIELDS and all(map(_is_quantity, value.values()))
-            sound = sound and max(map(len, value), default=0) <= _MOST_CHARACTERS
+            sound = len(value) <= MOST_METRICS and all(map(_is_quantity, value.values()))
+            sound = sound and max(map(len, value), default=0) <= MOST_CHARACTERS
         else:
             sound = _is_quantity(value) and (value is not None or name != _CLOCK)
-        if not sound or len(name) > _MOST_CHARACTERS:
+        if not sound or len(name) > MOST_CHARACTERS:
             raise RunFolderError(f"{file} holds a line whose {one_line(name)!r} is no number.")
     return record
 

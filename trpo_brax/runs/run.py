@@ -117,6 +117,21 @@ class Run:
             )
         return task
 
+    def refuse_other_actions(self, task: Task) -> None:
+        """Refuse to go on training where actions mean something else than in the training so far.
+
+        Raises:
+            RunFolderError: the task's action range is not the run's.
+        """
+        if not self._folder.task_file.is_file():
+            return  # a run that was stopped before its first iteration
+        bounds = self._specification().bounds
+        if (bounds.low, bounds.high) != (task.action_low, task.action_high):
+            raise RunFolderError(
+                f"run_dir {self.path} was trained with actions from {list(bounds.low)} to {list(bounds.high)}; "
+                f"environment {task.name} now takes {list(task.action_low)} to {list(task.action_high)}."
+            )
+
     def _specification(self) -> PolicySpecification:
         data = read_json(self._folder.task_file)
         try:

@@ -26,7 +26,7 @@ from trpo_brax.learner.state import TrainState
 from trpo_brax.runs.checkpoints import EVALUATION_RETURNS, TRAINING_RETURNS, Checkpoints
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.manifest import write_manifest
-from trpo_brax.runs.storage import first_line, items_of, named_leaves
+from trpo_brax.runs.storage import first_line, items_of, stored_leaves
 
 FAULTS = (OSError, ValueError, RuntimeError, CheckpointError)
 """What a disk that is full, slow or gone makes Orbax, its storage library and our own reading raise."""
@@ -91,7 +91,7 @@ class CheckpointSaver:
             self._writer.save(
                 unsealed,
                 args=ocp.args.Composite(
-                    **{item: ocp.args.StandardSave(leaves) for item, leaves in items_of(named_leaves(state)).items()},
+                    **{item: ocp.args.StandardSave(leaves) for item, leaves in items_of(stored_leaves(state)).items()},
                     config=ocp.args.JsonSave(to_dict(self._config)),
                 ),
                 force=True,
@@ -190,7 +190,7 @@ def save_arrays(folder: Path, tree: Any) -> None:
         tree: of arrays.
     """
     with ocp.StandardCheckpointer() as writer:
-        writer.save(folder.absolute(), named_leaves(tree))
+        writer.save(folder.absolute(), stored_leaves(tree))
 
 
 @contextlib.contextmanager

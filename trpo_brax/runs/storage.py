@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
@@ -69,23 +70,32 @@ def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], what: 
         CheckpointError: they are not, or the folder cannot be read.
     """
     folder = folder.absolute()
+    stored = {name: _as_stored(leaf) for name, leaf in wanted.items() if leaf.size}
     try:
         # Orbax would find this out in threads of its own, and say so in tracebacks.
         for file in (folder / "array_metadatas").iterdir():
             read_json(file)
-        _compare_names(_stored_names(folder), wanted, what)
+        _compare_names(_stored_names(folder), stored, what)
         _refuse_unbounded_index(folder)
-        _compare(_stored_arrays(folder, wanted), wanted, what)
+        _compare(_stored_arrays(folder, stored), stored, what)
         with ocp.StandardCheckpointer() as reader:
-            found: dict[str, jax.Array] = reader.restore(folder, dict(wanted))
+            found: dict[str, jax.Array] = reader.restore(folder, stored)
         # Once more, of what has been read: Orbax would cast a wrong dtype silently.
-        _compare(found, wanted, what)
+        _compare(found, stored, what)
     except CheckpointError:
         raise
     except Exception as error:
         # A folder that anybody may have made is handed to a library here: whatever it raises, the folder is refused.
         raise CheckpointError(f"{what} cannot be read: {first_line(error).rstrip('.')}.") from error
-    return found
+    return {name: _from_stored(found.get(name), leaf) for name, leaf in wanted.items()}
+
+
+def stored_leaves(tree: Any) -> dict[str, jax.Array]:
+    """Return a tree's arrays under their dotted paths, as Orbax can store them: its format knows NumPy's types only.
+
+    Keys are stored as their words, other foreign types as their bits, and arrays without elements not at all.
+    """
+    return {name: _stored(leaf) for name, leaf in named_leaves(tree).items() if leaf.size}
 
 
 def items_of(named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -115,6 +125,30 @@ def first_line(error: BaseException) -> str:
     """Return what an exception says, in one line of bounded length."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]
+
+
+def _stored(array: jax.Array) -> jax.Array:
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(array)
+    if array.dtype.isbuiltin == 1:
+        return array
+    return jax.lax.bitcast_convert_type(array, {1: jnp.uint8, 2: jnp.uint16}[array.dtype.itemsize])
+
+
+def _from_stored(array: jax.Array | None, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    """Return an array as it was before `_stored`; None stands for one without elements."""
+    if array is None:
+        return jax.device_put(jnp.empty(wanted.shape, wanted.dtype), wanted.sharding)
+    if jnp.issubdtype(wanted.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(jnp.empty((0,), wanted.dtype)))
+    if wanted.dtype.isbuiltin == 1:
+        return array
+    return jax.lax.bitcast_convert_type(array, wanted.dtype)
+
+
+def _as_stored(wanted: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    stored = jax.eval_shape(_stored, wanted)
+    return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=wanted.sharding)
 
 
 def _stored_names(folder: Path) -> list[str]:

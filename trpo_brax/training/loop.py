@@ -54,7 +54,7 @@ def train(
         raise RunFolderError("--resume continues the run in --run-dir, which was not given.")
     folder = RunFolder(run_dir if run_dir is not None else default_run_dir(config))
     if environment is not None:
-        config = override(config, environment=environment_name(environment))
+        config = override(config, environment=environment_name(environment), environment_arguments=None)
     host = prepare(config.runtime, config.rollout.num_envs, console.note, join=True)
     group = host.group
     if not group.primary:
@@ -71,6 +71,8 @@ def train(
     with StopRequest() as stop, quiet_storage(), contextlib.ExitStack() as stack:
         with console.stage("Building the task"):
             task = make_task(config, environment)
+        if resume:
+            group.do(lambda: Run.load(folder.path).refuse_other_actions(task))
         group.do_first(lambda: _take_folder(folder, config, resume, stack))
         segment = Session(config, folder, task, host, console, stop).train()
         failure = conclude(config, folder, task, group, console, stop, segment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import time
 from typing import Any
 
@@ -188,8 +189,8 @@ class Session:
         except (*FAULTS, UserError) as error:
             self._console.warn(f"Iteration {iteration}: {found}; the dump could not be written: {reason(error)}.")
         else:
-            own = "" if self._config.environment is None else f" --environment {self._config.environment}"
-            self._console.warn(f"Iteration {iteration}: {found}. To find out where: trpo-brax replay {path}{own}")
+            command = shlex.join(["trpo-brax", "replay", str(path), *self._config.environment_options])
+            self._console.warn(f"Iteration {iteration}: {found}. To find out where: {command}")
 
     def _complete(self, chunk: _Chunk) -> list[Row]:
         """Wait for a chunk, write its records, save its state where that is due, and return the last rows."""
