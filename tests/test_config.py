@@ -43,6 +43,9 @@ MAY_CHANGE_ON_RESUME = {
     "compilation_cache",
 }
 
+GO_TOGETHER = {"action_low", "action_high", "environment_arguments"}
+"""Fields that cannot be set without another."""
+
 FIELDS = {name: (value, hint) for name, value, hint in walk(Config())}
 
 # Field, values that are just allowed, values that are just not.
@@ -144,7 +147,7 @@ class TestTree:
 class TestOverride:
     """Any field by its name."""
 
-    @pytest.mark.parametrize("name", sorted(set(FIELDS) - {"action_low", "action_high"}))
+    @pytest.mark.parametrize("name", sorted(set(FIELDS) - GO_TOGETHER))
     def test_it_changes_that_field_alone(self, name: str) -> None:
         value = another(name, *FIELDS[name])
         changed = {key: item for key, item, _ in walk(override(Config(), **{name: value}))}
@@ -189,7 +192,7 @@ class TestBounds:
         tried = {name for name, _, _ in EDGES}
         free = {"task", "environment", "coordinator", "compilation_cache", "spread_initial_steps"}
         free |= {"check_finite", "deterministic"}
-        free |= {"action_low", "action_high"}
+        free |= GO_TOGETHER
         assert tried | free == set(FIELDS)
 
     @pytest.mark.parametrize("name", [name for name, (value, _) in FIELDS.items() if isinstance(value, float)])
@@ -261,7 +264,7 @@ class TestIterations:
 class TestResume:
     """What may change when a run goes on."""
 
-    @pytest.mark.parametrize("name", sorted(set(FIELDS) - {"action_low", "action_high"}))
+    @pytest.mark.parametrize("name", sorted(set(FIELDS) - GO_TOGETHER))
     def test_everything_that_shapes_learning_is_named(self, name: str) -> None:
         changed = override(Config(), **{name: another(name, *FIELDS[name])})
         assert shaping_differences(Config(), changed) == ([] if name in MAY_CHANGE_ON_RESUME else [name])
@@ -270,6 +273,23 @@ class TestResume:
     def test_action_bounds_shape_learning(self) -> None:
         changed = override(Config(), action_low=-3.0, action_high=3.0)
         assert shaping_differences(Config(), changed) == ["action_low", "action_high"]
+
+    def test_arguments_of_an_environment_shape_learning_however_they_are_spelled(self) -> None:
+        one, same, other = (
+            override(Config(), environment="a:b", environment_arguments=text)
+            for text in ('{"goal": 2, "at": [1]}', '{"at":[1],\n"goal":2}', '{"goal": 3, "at": [1]}')
+        )
+        assert one == same
+        assert shaping_differences(one, other) == ["environment_arguments"]
+
+    @pytest.mark.parametrize("text", ["", "2", "[]", "null", "{", "{goal: 2}", '{"a": NaN}', '{"a": 1e999}', "[" * 400])
+    def test_arguments_are_a_json_object(self, text: str) -> None:
+        with pytest.raises(ConfigError, match=r"^environment_arguments .*JSON"):
+            override(Config(), environment="a:b", environment_arguments=text)
+
+    def test_arguments_without_an_environment_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match="give environment, too"):
+            override(Config(), environment_arguments="{}")
 
     def test_all_differences_are_named(self) -> None:
         changed = override(Config(), seed=9, damping=0.2, num_envs=8, total_steps=5)

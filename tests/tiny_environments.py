@@ -249,6 +249,31 @@ class IntegerReward(TinyEnvironment):
         return state.replace(reward=action[0] / 2, done=ZERO, metrics={"speed": jnp.abs(action[0])})
 
 
+class EveryType(TinyEnvironment):
+    """Keeps in `info` what an author may: keys that move on, small floats, arrays without elements, odd names."""
+
+    DTYPES = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int8", "uint16", "complex64", "bool")
+
+    def reset(self, rng: jax.Array) -> State:
+        keys = {impl: jax.random.key(rng[0], impl=impl) for impl in ("threefry2x32", "rbg")}
+        odd = {
+            "a/b": rng[0],
+            "\u00e9 \u2603": rng[1],
+            "n": {"..": ZERO, "0": ZERO},
+            "": ZERO,
+            "nothing": jnp.zeros((0, 3)),
+        }
+        return self._state(jnp.zeros(1), {"keys": keys, "odd": odd})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        keys = {impl: jax.random.split(key)[0] for impl, key in state.info["keys"].items()}
+        return self._state(state.pipeline_state + action, {**state.info, "keys": keys})
+
+    def _state(self, position: jax.Array, info: dict[str, Any]) -> State:
+        types = {dtype: (3 * position).astype(dtype) for dtype in self.DTYPES}
+        return State(position, position, -jnp.abs(position[0]), ZERO, {}, {**info, **types})
+
+
 class DictObservation(TinyEnvironment):
     """Observes a dictionary."""
 

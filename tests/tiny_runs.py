@@ -118,6 +118,7 @@ def contents(folder: Path) -> dict[str, str]:
 def another(name: str, value: Any, hint: Any) -> Any:
     """Return an allowed value of a configuration field that is not its present one."""
     special = {"task": "ant", "environment": "package.module:Class", "compilation_cache": "none"}
+    special |= {"environment_arguments": '{"goal": 2}'}
     special |= {"action_low": -3.0, "action_high": 3.0, "cpu_devices": 1}
     special |= {"coordinator": "127.0.0.1:1", "num_processes": 2, "process_id": 1}
     if name in special:

@@ -199,11 +199,11 @@ class Config(Checked):
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.environment_arguments is not None:
+        if isinstance(self.environment_arguments, str):
             object.__setattr__(self, "environment_arguments", one_spelling(self.environment_arguments))
-            if self.environment is None:
-                raise ConfigError("environment_arguments are for an environment of your own; give environment, too.")
+        super().__post_init__()
+        if self.environment_arguments is not None and self.environment is None:
+            raise ConfigError("environment_arguments are for an environment of your own; give environment, too.")
         if self.seed + self.num_seeds > 2**32:
             raise ConfigError(f"seed + num_seeds must be at most 2^32, not {self.seed} + {self.num_seeds}.")
 

@@ -185,6 +185,15 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "resume with another network": ([*RESUME, "--critic-hidden-sizes", "4"], ["critic_hidden_sizes"]),
     "resume another task": ([*RESUME, "hopper"], ["task"]),
     # Environments
+    "arguments it does not take": (
+        [*OWN, HISTORY, "--environment-arguments", '{"goal": 2}'],
+        ["environment_arguments", "goal"],
+    ),
+    "arguments that are no JSON": ([*OWN, HISTORY, "--environment-arguments", "goal=2"], ["environment_arguments"]),
+    "arguments for no environment": (
+        ["evaluate", "run", "--environment-arguments", "{}"],
+        ["--environment-arguments", "--environment"],
+    ),
     "no such module": ([*OWN, "tests.nothing:Env"], ["environment", "tests.nothing"]),
     "no such class": ([*OWN, "tests.tiny_environments:Histroy"], ["Histroy", "did you mean History"]),
     "no class": ([*OWN, "tests.tiny_environments"], ["environment", "module:Class"]),
@@ -402,6 +411,8 @@ class TestTrainArguments:
             words = [flag if new else f"--no-{flag[2:]}"]
         if name.startswith("action_"):
             words, changes = ["--action-low", "-3.0", "--action-high", "3.0"], {"action_low": -3.0, "action_high": 3.0}
+        if name == "environment_arguments":
+            words, changes = [*words, "--environment", HISTORY], changes | {"environment": HISTORY}
         assert main(["train", *([] if name == "task" else ["hopper"]), *words]) == 0
         wanted = tb.preset("ant") if name == "task" else override(tb.preset("hopper"), **changes)
         assert asked[0]["config"] == wanted

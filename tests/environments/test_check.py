@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from tests.tiny_environments import (
 )
 from trpo_brax.config import RolloutConfig
 from trpo_brax.environments import Task, environment_name, own_task
-from trpo_brax.environments.check import CHUNK, NUM_ENVS, Finding, check_environment
+from trpo_brax.environments.check import CHUNK, NUM_ENVS, Finding, _action_range, check_environment
 
 
 @functools.cache
@@ -140,9 +141,9 @@ def test_findings_are_printed_one_a_line() -> None:
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        (ChangesShape(), "returns .obs of shape (2,) from step, (1,) from reset."),
-        (ChangesShape(info_only=True), "returns another State from step than from reset"),
-        (Raises(), "tracing reset and step raises RuntimeError: no such motor"),
+        (ChangesShape(), "returns obs of shape (2,) from step, (1,) from reset."),
+        (ChangesShape(info_only=True), "info['extra'] is in step's State only; begin it in reset."),
+        (Raises(), "tracing reset and step raises RuntimeError: no such motor (test_check.py, line"),
     ],
 )
 def test_an_environment_that_cannot_be_stepped_is_one_error(environment, sentence: str) -> None:
@@ -238,6 +239,8 @@ def test_rewards_are_described() -> None:
     assert told(constant, "reward") == "warning: always 2 under random actions: there is nothing to learn."
     assert told(TERMINATES, "reward").startswith("ok: always 1 under random actions: what can be learned is how long")
     huge = Changed(lambda state, action: state.replace(reward=1e6 * action[0]))
+    beyond = Changed(lambda state, action: state.replace(reward=1e30 * action[0]))
+    assert "per step: squares of returns are beyond single precision" in told(beyond, "reward", level="error")
     tiny = Changed(lambda state, action: state.replace(reward=1e-6 * action[0]))
     assert told(huge, "reward").startswith("warning: mean")
     assert told(tiny, "reward").startswith("warning: mean")
@@ -253,8 +256,51 @@ def test_actions_without_effect_are_named() -> None:
     assert "the action changed neither observation nor reward" in told(ConstantReward(), "actions", level="warning")
     second = told(Bounded(-2.0, 3.0), "actions")
     assert second.startswith("warning: in [-2, 3]; component 1 changed neither observation nor reward")
-    infinite = Bounded(control_range=[(-1, 1), (-math.inf, math.inf)])
+    infinite = Bounded(-math.inf, [1.0, math.inf])
     assert told(infinite, "actions").startswith("warning: their range is infinite")
+
+
+class Actuated(Bounded):
+    """Gives its actuators, of ranges (-2, 2) and (-3, 4), a multiple of the action, or steps without any."""
+
+    def __init__(self, gain: list[float] | None, **bounds: Any) -> None:
+        super().__init__(**bounds, control_range=[(-2, 2), (-3, 4)])
+        self.gain = gain
+
+    def pipeline_step(self, physics, action):
+        return physics
+
+    def step(self, state, action):
+        if self.gain is not None:
+            self.pipeline_step(state.pipeline_state, action * jnp.array(self.gain) + jnp.array([0.0, 0.5]))
+        return super().step(state, action)
+
+
+OWN = "the actuators' own range is [-3, 4]"
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        (HEALTHY, None),
+        (Bounded(control_range=[(-1, 1), (-1, 1)]), None),
+        (Actuated([2.0, 3.5]), f"ok: actions are in [-1, 1]; {OWN}, and step rescales to it."),
+        (Actuated(None, low=[-2, -3], high=[2, 4]), None),
+        (
+            Actuated([1.0, 0.5]),
+            f"warning: actions are in [-1, 1]; {OWN}, and step gives them [-1, 1]: give action_low and action_high, or "
+            "rescale in step.",
+        ),
+        (
+            Actuated(None),
+            f"warning: actions are in [-1, 1]; {OWN}: give action_low and action_high if step takes that.",
+        ),
+    ],
+)
+def test_the_actuators_range_is_named_where_it_differs(environment: Any, sentence: str | None) -> None:
+    task = own_task(environment, RolloutConfig())
+    found = _action_range(task, jax.vmap(environment.reset)(jax.random.split(jax.random.PRNGKey(0), 2)))
+    assert [f"{finding.level}: {finding.sentence}" for finding in found] == ([] if sentence is None else [sentence])
 
 
 def test_observations_are_described() -> None:

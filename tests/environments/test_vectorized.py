@@ -471,8 +471,8 @@ def test_brax_trap_metrics_are_updated_in_place() -> None:
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        (ChangesShape(), r"returns \.obs of shape \(2,\) from step, \(1,\) from reset"),
-        (ChangesShape(info_only=True), "returns another State from step than from reset"),
+        (ChangesShape(), r"returns obs of shape \(2,\) from step, \(1,\) from reset"),
+        (ChangesShape(info_only=True), rr"info\['extra'\] is in step's State only; begin it in reset"),
     ],
 )
 def test_step_and_reset_must_agree(environment, sentence: str) -> None:

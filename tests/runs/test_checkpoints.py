@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiny_environments import EveryType
 from tests.tiny_runs import TINY, arbitrary_state, contents, tiny_program, train_tiny
 from trpo_brax.config import Config, override, to_dict
+from trpo_brax.environments import own_task
 from trpo_brax.errors import CheckpointError, UserError
 from trpo_brax.learner.program import Program
 from trpo_brax.learner.state import TrainState
@@ -93,6 +96,19 @@ class TestRoundTrip:
         assert dtypes == {"float32", "int32", "uint32", "bool"}
         for iteration in (3, 7):
             assert_same_bits(state_at(program, iteration), restore(saved, program, iteration))
+
+    def test_whatever_an_environment_may_keep(self, tmp_path: Path) -> None:
+        """Types that the format of checkpoints does not know among it."""
+        program = Program(TINY, own_task(EveryType(), TINY.rollout), jax.devices()[:2])
+        state = program.initial_state().replace(iteration=np.int32(1))
+        save(tmp_path / "checkpoints", TINY, state, {})
+        restored = restore(tmp_path / "checkpoints", program, 1)
+        keys = restored.environments.state.info["keys"]
+        assert {impl: str(jax.random.key_impl(key)) for impl, key in keys.items()} == {impl: impl for impl in keys}
+        words = lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        assert_same_bits(jax.tree.map(words, state), jax.tree.map(words, restored))
+        for leaf, sharding in zip(jax.tree.leaves(restored), jax.tree.leaves(program.shardings), strict=True):
+            assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
 
     def test_leaves_go_where_they_belong(self, saved: Path, program: Program) -> None:
         restored = restore(saved, program, 3)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trpo_brax.environments.own import reason
-from trpo_brax.environments.perturbed import simulated_system, with_attribute
+from trpo_brax.environments.perturbed import with_attribute
 from trpo_brax.environments.tasks import Task
 from trpo_brax.environments.vectorized import VectorizedEnvironment, finite_physics
 from trpo_brax.errors import TaskError
@@ -257,11 +257,10 @@ def _action_range(task: Task, start: Any) -> list[Finding]:
         task: to look at.
         start: starting states, [N, ...].
     """
-    system = simulated_system(task.environment)
-    if system is None or system.actuator is None:
+    actuator = getattr(getattr(task.environment, "sys", None), "actuator", None)
+    if actuator is None:
         return []
-    own = np.asarray(system.actuator.ctrl_range, np.float64).T
-    taken = np.array([task.action_low, task.action_high])
+    own, taken = np.asarray(actuator.ctrl_range, np.float64).T, np.array([task.action_low, task.action_high])
     if own.shape == taken.shape and np.allclose(own, taken):
         return []
     sentence = f"actions are in {_span(taken)}; the actuators' own range is {_span(own)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import json
@@ -74,7 +75,7 @@ def load_environment(specification: str, arguments: str | None = None) -> Env:
     """
     module_name, separator, builder_name = specification.partition(":")
     if not separator or not module_name or module_name.startswith(".") or not builder_name.isidentifier():
-        raise TaskError(f"environment must be package.module:Class or package.module:function, not {specification!r}.")
+        raise TaskError(f"environment must be package.module:Class or :function, not {specification!r}.")
     try:
         with quiet():
             importlib.import_module("brax.envs")
@@ -125,11 +126,15 @@ def reason(error: Exception) -> str:
 def _traced(name: str, what: str, function: Callable[..., Any], *shapes: Any) -> Any:
     """Return the shapes of what an author's code returns; what it raises becomes one sentence."""
     try:
-        return jax.eval_shape(function, *shapes)
+        # A new partial every time: JAX remembers its traces of a function.
+        program, result = jax.make_jaxpr(functools.partial(function), return_shape=True)(*shapes)
     except TaskError:
         raise
     except Exception as error:
         raise TaskError(f"environment {name}: {what} raises {reason(error)}.") from error
+    if any(isinstance(constant, jax.core.Tracer) for constant in program.consts):
+        raise TaskError(f"environment {name}: {what} uses what an earlier call left on the object; keep it in info.")
+    return result
 
 
 def _try_out(task: Task, config: RolloutConfig) -> None:
@@ -195,17 +200,16 @@ def _refuse_leaves(name: str, state: Any) -> None:
             raise TaskError(
                 f"environment {name}: {place} is {dtype}, which no checkpoint can hold; use a type of whole bytes."
             )
-        if len(place) > MOST_CHARACTERS or not place.isprintable():
-            told = place[:40].encode("unicode_escape").decode()
-            raise TaskError(
-                f"environment {name}: {told}... is no name to save by; give names of printable characters, at most "
-                f"{MOST_CHARACTERS}."
-            )
     # By these names checkpoints keep them.
     dotted = Counter(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
-    ((most, times),) = dotted.most_common(1)
-    if times > 1:
-        raise TaskError(f"environment {name} has two entries that would both be saved as {most}; rename one.")
+    for saved, times in dotted.items():
+        if len(saved) > MOST_CHARACTERS or not saved.isprintable():
+            raise TaskError(
+                f"environment {name}: a State holds things under names of printable characters, at most "
+                f"{MOST_CHARACTERS} of them, not under {saved[:40]!r}."
+            )
+        if times > 1:
+            raise TaskError(f"environment {name} has two entries that would both be saved as {saved}; rename one.")
 
 
 def _bits(dtype: Any) -> int:

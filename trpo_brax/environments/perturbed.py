@@ -63,9 +63,7 @@ def applicable(task: Task) -> tuple[str, ...]:
     it holds: of any other environment nobody knows whether changing a `sys` changes what it simulates.
     """
     names = tuple(field.name for field in dataclasses.fields(Perturbation))
-    return (
-        names if simulated_system(task.environment) is not None else tuple(name for name in names if name not in BODILY)
-    )
+    return names if _system(task.environment) is not None else tuple(name for name in names if name not in BODILY)
 
 
 def perturbed_task(task: Task, perturbation: Perturbation, observation_std: jax.Array, action_repeat: int = 1) -> Task:
@@ -78,7 +76,7 @@ def perturbed_task(task: Task, perturbation: Perturbation, observation_std: jax.
         action_repeat: simulator steps per control step, in which delays are counted.
     """
     environment = task.environment
-    system = simulated_system(environment)
+    system = _system(environment)
     if system is not None:
         scaled = _scaled_system(system, environment.unwrapped.backend, perturbation)
         environment = with_attribute(environment, "sys", scaled)
@@ -120,7 +118,7 @@ class _LateAndNoisy:
         return inner.replace(obs=late + noise, metrics={}, info=info)
 
 
-def simulated_system(environment: Any) -> Any:
+def _system(environment: Any) -> Any:
     """Return the Brax system that the environment simulates, None where nobody knows it to simulate one."""
     from brax.base import System
     from brax.envs.base import PipelineEnv, Wrapper

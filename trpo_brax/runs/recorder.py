@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trpo_brax.runs.folder import RunFolder
+from trpo_brax.runs.records import line_of
 
 
 class Appender:
@@ -78,7 +78,7 @@ class Recorder:
     def add(self, records: Sequence[dict[str, Any]]) -> None:
         """Take one iteration's records, one a seed."""
         for record in records:
-            self._lines.add(f"{json.dumps(record, allow_nan=False)}\n".encode())
+            self._lines.add(line_of(record).encode())
             prefix = f"seed_{record['seed']}/" if self._several else ""
             values = [{"tag": name, "simple_value": value} for name, value in _numbers(record, prefix)]
             self._add_event(step=record["env_steps"], summary={"value": values})

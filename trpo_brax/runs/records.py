@@ -62,7 +62,12 @@ def readable_metrics(file: Path) -> tuple[list[dict[str, Any]], bool]:
 
 def write_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
     """Write a metrics.jsonl whole or not at all."""
-    write_text(file, "".join(f"{json.dumps(record)}\n" for record in records))
+    write_text(file, "".join(map(line_of, records)))
+
+
+def line_of(record: dict[str, Any]) -> str:
+    """Return a record's line; escaped, names in other scripts could make one longer than is read."""
+    return f"{json.dumps(record, allow_nan=False, ensure_ascii=False)}\n"
 
 
 def _record(file: Path, line: str) -> dict[str, Any]:

@@ -123,9 +123,10 @@ class Run:
         Raises:
             RunFolderError: the task's action range is not the run's.
         """
-        if not self._folder.task_file.is_file():
-            return  # a run that was stopped before its first iteration
-        bounds = self._specification().bounds
+        try:
+            bounds = self._specification().bounds
+        except RunFolderError:
+            return  # a description that is not there yet, or is broken, is written anew
         if (bounds.low, bounds.high) != (task.action_low, task.action_high):
             raise RunFolderError(
                 f"run_dir {self.path} was trained with actions from {list(bounds.low)} to {list(bounds.high)}; "

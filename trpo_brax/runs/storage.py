@@ -95,7 +95,7 @@ def stored_leaves(tree: Any) -> dict[str, jax.Array]:
 
     Keys are stored as their words, other foreign types as their bits, and arrays without elements not at all.
     """
-    return {name: _stored(leaf) for name, leaf in named_leaves(tree).items() if leaf.size}
+    return {name: _stored(leaf) for name, leaf in named_leaves(tree).items() if np.size(leaf)}
 
 
 def items_of(named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -128,11 +128,12 @@ def first_line(error: BaseException) -> str:
 
 
 def _stored(array: jax.Array) -> jax.Array:
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+    dtype = jnp.result_type(array)
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return jax.random.key_data(array)
-    if array.dtype.isbuiltin == 1:
+    if dtype.isbuiltin == 1:
         return array
-    return jax.lax.bitcast_convert_type(array, {1: jnp.uint8, 2: jnp.uint16}[array.dtype.itemsize])
+    return jax.lax.bitcast_convert_type(array, {1: jnp.uint8, 2: jnp.uint16}[dtype.itemsize])
 
 
 def _from_stored(array: jax.Array | None, wanted: jax.ShapeDtypeStruct) -> jax.Array:
