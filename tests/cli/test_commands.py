@@ -327,6 +327,19 @@ def test_an_environment_that_breaks_its_own_shape_leaves_nothing_behind(
     refused_untouched(words, ["ChangesShape"], here, capsys)
 
 
+def test_actions_of_another_range_shape_learning(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = json.loads((here / "run/task.json").read_text())
+    (here / "run/task.json").write_text(json.dumps(task | {"action_low": [-0.4], "action_high": [0.4]}))
+    refused_untouched([*RESUME, "--total-steps", "512"], ["run", "[-0.4] to [0.4]", "[-1.0] to [1.0]"], here, capsys)
+
+
+def test_a_run_asks_for_the_arguments_of_its_environment(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_config(lambda data: data.update(environment_arguments='{"goal": 2}'))(here / "run")
+    again = f"""--environment {HISTORY} --environment-arguments '{{"goal": 2}}'"""
+    for words in (EVALUATE, RESUME):
+        refused_untouched(words, [again], here, capsys)
+
+
 def test_a_second_trainer_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunFolder(here / "run").locked():
         refused_untouched([*RESUME, "--total-steps", "512"], ["run", "in use", str(os.getpid())], here, capsys)

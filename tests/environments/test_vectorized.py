@@ -472,7 +472,7 @@ def test_brax_trap_metrics_are_updated_in_place() -> None:
     ("environment", "sentence"),
     [
         (ChangesShape(), r"returns obs of shape \(2,\) from step, \(1,\) from reset"),
-        (ChangesShape(info_only=True), rr"info\['extra'\] is in step's State only; begin it in reset"),
+        (ChangesShape(info_only=True), r"info\['extra'\] is in step's State only; begin it in reset"),
     ],
 )
 def test_step_and_reset_must_agree(environment, sentence: str) -> None:

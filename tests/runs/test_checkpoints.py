@@ -14,7 +14,7 @@ import pytest
 
 from tests.tiny_environments import EveryType
 from tests.tiny_runs import TINY, arbitrary_state, contents, tiny_program, train_tiny
-from trpo_brax.config import Config, override, to_dict
+from trpo_brax.config import MOST_CHARACTERS, MOST_METRICS, Config, override, to_dict
 from trpo_brax.environments import own_task
 from trpo_brax.errors import CheckpointError, UserError
 from trpo_brax.learner.program import Program
@@ -23,7 +23,8 @@ from trpo_brax.runs.checkpoints import Checkpoints
 from trpo_brax.runs.files import write_json
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.run import Run
-from trpo_brax.runs.saving import CheckpointSaver
+from trpo_brax.runs.saving import CheckpointSaver, save_arrays
+from trpo_brax.runs.storage import read_arrays
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,14 @@ class TestRoundTrip:
         assert_same_bits(jax.tree.map(words, state), jax.tree.map(words, restored))
         for leaf, sharding in zip(jax.tree.leaves(restored), jax.tree.leaves(program.shardings), strict=True):
             assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+    def test_many_arrays_of_long_names(self, tmp_path: Path) -> None:
+        names = [f"{index:04}".ljust(MOST_CHARACTERS, "\u2603") for index in range(MOST_METRICS)]
+        tree = {name: jnp.float32(index) for index, name in enumerate(names)}
+        save_arrays(tmp_path / "arrays", tree)
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = {name: jax.ShapeDtypeStruct((), jnp.float32, sharding=here) for name in names}
+        assert_same_bits(tree, read_arrays(tmp_path / "arrays", wanted, "the folder"))
 
     def test_leaves_go_where_they_belong(self, saved: Path, program: Program) -> None:
         restored = restore(saved, program, 3)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from trpo_brax.config import MOST_CHARACTERS, MOST_METRICS
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.recorder import Recorder
 from trpo_brax.runs.records import read_metrics, write_records
@@ -97,6 +98,18 @@ class TestRecorder:
         recorder.flush()
         lines = folder.metrics_file.read_text().splitlines()
         assert [json.loads(line) for line in lines] == [row(1), row(2), row(3)] == read_metrics(folder.metrics_file)
+
+    def test_whatever_metrics_an_environment_may_have_are_read_again(self, folder: RunFolder) -> None:
+        """As many, of names as long and as odd, as `own_task` allows."""
+        odd = "\u00e9\u2603. /".ljust(MOST_CHARACTERS - 20, "\U0001d54f")
+        names = [f"{index:04}{odd}" for index in range(MOST_METRICS)]
+        records = [row(n, environment=dict.fromkeys(names, -1.2345678e-30)) for n in (1, 2)]
+        write_records(folder.metrics_file, records[:1])
+        recorder = Recorder(folder, records[:1])
+        recorder.add(records[1:])
+        recorder.flush()
+        assert read_metrics(folder.metrics_file) == records
+        assert {tag for _, tag, _ in scalars(events(folder))} >= {f"environment/{name}" for name in names}
 
     def test_a_number_that_is_none_is_never_written(self, folder: RunFolder) -> None:
         recorder = Recorder(folder, [])

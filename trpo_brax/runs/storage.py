@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from trpo_brax.errors import CheckpointError
-from trpo_brax.runs.files import one_line, parse_json, read_json
+from trpo_brax.runs.files import MOST_JSON_BYTES, one_line, parse_json, read_json
 
 # Orbax reports on its own workings through absl; what went wrong reaches us as an exception.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -45,6 +45,8 @@ _MOST_INDEX_BYTES = 256 << 20
 """Of what TensorStore keeps of where the arrays are, unpacked."""
 _MOST_DESCRIPTION_BYTES = 1 << 16
 """Of how one array is stored."""
+_MOST_BYTES_OF_ONE = 1 << 14
+"""Of what Orbax writes about one array, whose name stands in it several times and may be escaped."""
 _KEY_OF_DICTIONARY = 2
 _KINDS_OF_ARRAY = ("jax.Array", "np.ndarray", "scalar")
 _ARRAY_FIELDS = {
@@ -71,11 +73,12 @@ def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], what: 
     """
     folder = folder.absolute()
     stored = {name: _as_stored(leaf) for name, leaf in wanted.items() if leaf.size}
+    most_bytes = MOST_JSON_BYTES + _MOST_BYTES_OF_ONE * len(stored)
     try:
         # Orbax would find this out in threads of its own, and say so in tracebacks.
         for file in (folder / "array_metadatas").iterdir():
-            read_json(file)
-        _compare_names(_stored_names(folder), stored, what)
+            read_json(file, most_bytes)
+        _compare_names(_stored_names(folder, most_bytes), stored, what)
         _refuse_unbounded_index(folder)
         _compare(_stored_arrays(folder, stored), stored, what)
         with ocp.StandardCheckpointer() as reader:
@@ -152,9 +155,9 @@ def _as_stored(wanted: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=wanted.sharding)
 
 
-def _stored_names(folder: Path) -> list[str]:
+def _stored_names(folder: Path, most_bytes: int) -> list[str]:
     """Return the names of stored arrays; of a list unlike ours Orbax would read other files, or make up zeros."""
-    told = read_json(folder / "_METADATA")
+    told = read_json(folder / "_METADATA", most_bytes)
     sound = told["use_ocdbt"] is True and not told["use_zarr3"] and told["store_array_data_equal_to_fill_value"] is True
     # Where this file is, Orbax takes arrays from it, as it once wrote them.
     sound = sound and not os.path.lexists(folder / "checkpoint")
