@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -82,6 +83,34 @@ class TestCreate:
     )
     def test_the_default_is_task_seed_timestamp(self, config: Config, name: str) -> None:
         assert re.fullmatch(rf"runs/{name}-\d{{8}}-\d{{6}}", str(default_run_dir(config)))
+
+    @pytest.mark.parametrize("other_done", [True, False])
+    def test_of_two_at_one_moment_one_has_it(
+        self, other_done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second found nothing there; then the first one comes, and has ended, or not, when the second goes on."""
+        locked, other = RunFolder.locked, contextlib.ExitStack()
+
+        def late(folder: RunFolder) -> contextlib.AbstractContextManager[None]:
+            monkeypatch.setattr(RunFolder, "locked", locked)
+            other.enter_context(RunFolder(folder.path).created(CONFIG))
+            if other_done:
+                other.close()
+            return locked(folder)
+
+        monkeypatch.setattr(RunFolder, "locked", late)
+        with pytest.raises(RunFolderError, match="already used" if other_done else rf"in use.* {os.getpid()}\b"):
+            RunFolder(tmp_path / "run").create(override(CONFIG, seed=4))
+        assert RunFolder(tmp_path / "run").read_config() == CONFIG
+        other.close()
+        assert contents(tmp_path / "run").keys() == {"config.json"}
+
+    def test_a_name_that_nobody_chose_gets_a_number(self, tmp_path: Path) -> None:
+        (tmp_path / "dangling").symlink_to("nowhere")
+        wanted = RunFolder(tmp_path / "runs" / "ant")
+        assert [wanted.fresh().path.name for _ in range(3)] == ["ant", "ant-2", "ant-3"]
+        with pytest.raises(RunFolderError, match="dangling/ant cannot be written"):
+            RunFolder(tmp_path / "dangling" / "ant").fresh()
 
 
 class TestJson:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,22 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tb.Run:
     """Seven iterations in one go: an odd number, off the checkpoints' interval."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     return tb.train(tiny_config(total_steps=total(7)), environment=PointMass(), run_dir=folder)
+
+
+def test_two_runs_that_nobody_named_begin_in_one_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its folder, of which only the second's name has a number; both are left where training would begin."""
+
+    def leave(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda _: "NOW")
+    monkeypatch.setattr("trpo_brax.training.loop.Session", leave)
+    for seed in (3, 3, 4):
+        with pytest.raises(ZeroDivisionError):
+            tb.train(tiny_config(seed=seed), environment=PointMass())
+    folders = {"PointMass-3-NOW": 3, "PointMass-3-NOW-2": 3, "PointMass-4-NOW": 4}
+    assert {path.name: tb.Run.load(path).config.seed for path in Path("runs").iterdir()} == folders
 
 
 def test_peer_defect_10_resume_is_bit_identical_to_never_having_stopped(uninterrupted: tb.Run, tmp_path: Path) -> None:

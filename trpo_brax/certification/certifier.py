@@ -23,6 +23,7 @@ from trpo_brax.certification.training_runs import training_runs_statement
 from trpo_brax.environments import return_bounds
 from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.evaluation import Episodes, Failure, Watcher, summarize
+from trpo_brax.host.paths import user_path
 from trpo_brax.policy import Policy
 from trpo_brax.randomness import Stream
 from trpo_brax.runs.certificates import CERTIFICATE, read_certificate
@@ -75,7 +76,7 @@ def certify(
         checkpoint,
         run.config.check_seed(policy_seed),
         environment,
-        run.path if output is None else Path(output),
+        run.path if output is None else user_path(output),
         listener or Listener(),
     ).certificate()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from trpo_brax.certification.settings import Certification, Listener
 from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import PolicyArguments
 from trpo_brax.host.console import Console
+from trpo_brax.host.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def certify(arguments: CertifyArguments) -> Answer:
     from trpo_brax.runs.files import write_text, written
     from trpo_brax.views.certificate_page import certificate_page
 
-    output = run.path if arguments.output is None else Path(arguments.output)
+    output = run.path if arguments.output is None else user_path(arguments.output)
     with written(f"output {output}", "made"):
         output.mkdir(parents=True, exist_ok=True)
     page = output / "certificate.html"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -11,6 +10,7 @@ from tyro.conf import Positional
 
 from trpo_brax.cli.command import Answer, command
 from trpo_brax.errors import ConfigError
+from trpo_brax.host.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,5 @@ def diff(arguments: DiffArguments) -> Answer:
         raise ConfigError(f"diff needs two RUNs, not {len(arguments.runs)}; see trpo-brax diff --help.")
     from trpo_brax.forensics.difference import compare
 
-    difference = compare(*map(Path, arguments.runs))
+    difference = compare(*map(user_path, arguments.runs))
     return Answer(difference.report(), difference.to_dict(), int(difference.differ))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import EpisodeArguments
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
+from trpo_brax.host.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,21 @@ def evaluate(arguments: EvaluateArguments) -> Answer:
     # What cannot work is said before anything slow is begun.
     check_episodes(arguments.episodes, arguments.seed)
     failure = Failure(arguments.failure)
-    if arguments.output is not None and Path(arguments.output).suffix != ".npz":
-        raise UserError(f"output must be a file that ends in .npz, not {arguments.output}.")
-    if arguments.output is not None and not Path(arguments.output).absolute().parent.is_dir():
-        raise UserError(f"{arguments.output} cannot be written: there is no such folder.")
+    output = None if arguments.output is None else user_path(arguments.output)
+    if output is not None and output.suffix != ".npz":
+        raise UserError(f"output must be a file that ends in .npz, not {output}.")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UserError(f"{output} cannot be written: there is no such folder.")
     run, environment = arguments.open(arguments.episodes, console)
     evaluator = arguments.evaluator(run, environment)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
-    if arguments.output is not None:
+    if output is not None:
         buffer = io.BytesIO()
         facts: dict[str, Any] = {"failed": failure(episodes), "failure": str(failure), "seed": arguments.seed}
         np.savez_compressed(buffer, **vars(episodes), **facts)
-        with written(arguments.output):
-            write_bytes(Path(arguments.output), buffer.getvalue())
+        with written(output):
+            write_bytes(output, buffer.getvalue())
     report = summarize(episodes, failure).to_dict()
     lines = [
         f"{name.replace('_', ' '):20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -12,6 +11,7 @@ from tyro.conf import Positional
 from trpo_brax.checked import Checked, Count
 from trpo_brax.cli.command import Answer, command
 from trpo_brax.errors import ConfigError, UserError
+from trpo_brax.host.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,19 @@ def plot(arguments: PlotArguments) -> Answer:
 
     folders = [RunFolder(path) for path in arguments.runs]
     runs = [RecordedRun(str(one.path), one.read_config(), read_metrics(one.metrics_file)) for one in folders]
-    output = Path(arguments.output)
+    output = user_path(arguments.output)
+    table = None if arguments.table is None else user_path(arguments.table)
+    panels = None if arguments.panels is None else user_path(arguments.panels)
     lines = [f"{one.name} has no iterations yet." for one in runs if not one.records]
     try:
         bands = [band(group, arguments.x, arguments.window) for group in group_runs(runs)]
         save_figure(groups_figure(bands, arguments.x, arguments.window), output)
-        if arguments.table is not None:
-            write_bands(bands, Path(arguments.table), arguments.x)
+        if table is not None:
+            write_bands(bands, table, arguments.x)
         lines.append(str(output))
-        if arguments.panels is not None:
-            save_figure(training_figure(runs[0], arguments.x), Path(arguments.panels))
-            lines.append(arguments.panels)
+        if panels is not None:
+            save_figure(training_figure(runs[0], arguments.x), panels)
+            lines.append(str(panels))
     except OSError as error:
         raise UserError(f"{error.filename or arguments.output} cannot be written: {error.strerror}.") from error
     return Answer(lines)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import EpisodeArguments
 from trpo_brax.errors import UserError
 from trpo_brax.host.console import Console
+from trpo_brax.host.paths import user_path
 from trpo_brax.views.video import VideoOptions, choose_episodes, ending, film
 
 
@@ -44,7 +44,7 @@ def render(arguments: RenderArguments) -> Answer:
     model = drawable_model(task.environment, task.name)
     if arguments.video.camera is not None:
         model_camera(model, arguments.video.camera)
-    folder = run.path / "videos" if arguments.output is None else Path(arguments.output)
+    folder = run.path / "videos" if arguments.output is None else user_path(arguments.output)
     if arguments.output is None and folder.is_symlink():
         raise UserError(f"{folder} is a link, and nothing is written through it: name a folder by --output.")
     evaluator = arguments.evaluator(run, environment)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -14,6 +13,7 @@ from trpo_brax.cli.command import Answer, command
 from trpo_brax.cli.opening import refuse_unnamed
 from trpo_brax.config import Platform
 from trpo_brax.host.console import Console
+from trpo_brax.host.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def replay(arguments: ReplayArguments) -> Answer:
     from trpo_brax.runs.run import Run
 
     console = Console(sys.stderr)
-    dump = Dump.load(Path(arguments.dump))
+    dump = Dump.load(user_path(arguments.dump))
     # One device: operations are named one by one, and shards would only be in the way.
     runtime = RuntimeConfig(platform=arguments.platform, cpu_devices=1)
     devices = prepare(runtime, dump.config.rollout.num_envs, console.note).devices

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
 from trpo_brax.cli.command import Answer, command
+from trpo_brax.host.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def report(arguments: ReportArguments) -> Answer:
     from trpo_brax.runs.files import write_text, written
     from trpo_brax.views.report import report_page
 
-    output = Path(arguments.run) / "report.html" if arguments.output is None else Path(arguments.output)
+    output = user_path(arguments.run) / "report.html" if arguments.output is None else user_path(arguments.output)
     page = report_page(arguments.run)
     with written(output):
         write_text(output, page)

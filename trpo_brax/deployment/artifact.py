@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trpo_brax.deployment.description import MODELS, ArtifactError, Description, Format
+from trpo_brax.host.paths import user_path
 from trpo_brax.runs.files import open_plain, read_json, written
 
 DESCRIPTION = "policy.json"
@@ -44,7 +45,7 @@ class Artifact:
             ArtifactError: this is none.
             RunFolderError: its description cannot be read.
         """
-        given = Path(path)
+        given = user_path(path)
         folder = given if given.is_dir() else given.parent
         if not os.path.lexists(given):
             raise ArtifactError(f"there is no exported policy {given}.")

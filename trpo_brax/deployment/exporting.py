@@ -22,6 +22,7 @@ from trpo_brax.deployment.observations import (
     visited_observations,
 )
 from trpo_brax.environments import Task
+from trpo_brax.host.paths import user_path
 from trpo_brax.policy import Policy
 from trpo_brax.randomness import Stream
 from trpo_brax.runs.certificates import CERTIFICATE, is_finished
@@ -72,7 +73,7 @@ def export(
     """
     require(format)
     default = run.path / ("export" if format == "onnx" else f"export-{format}")
-    folder = default if output is None else Path(output)
+    folder = default if output is None else user_path(output)
     check_output(folder, format)
     seed = run.config.check_seed(policy_seed)
     evaluator = Evaluator(run, episodes=_EPISODES, checkpoint=checkpoint, policy_seeds=[seed], environment=environment)

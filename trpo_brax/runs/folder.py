@@ -14,11 +14,13 @@ from typing import Any
 
 from trpo_brax.config import Config, from_dict, override, to_dict
 from trpo_brax.errors import ConfigError, RunFolderError
+from trpo_brax.host.paths import user_path
 from trpo_brax.runs.files import one_line, read_json, walk, write_json
 
 _MOST_PROVENANCE_BYTES = 32 << 20
 _MOST_ENTRIES = 1_000_000
 _MOST_DEPTH = 16
+_LOCK = ".lock"
 _NAME = re.compile(r"[\w.:<>-]*")
 
 
@@ -27,10 +29,13 @@ class RunFolder:
 
     Args:
         path: the folder; it need not exist yet.
+
+    Raises:
+        UserError: it begins with a home that nobody knows.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.config_file = self.path / "config.json"
         self.task_file = self.path / "task.json"
         self.provenance_file = self.path / "provenance.json"
@@ -47,7 +52,8 @@ class RunFolder:
         """Raise a `RunFolderError` if there is something at the path already."""
         try:
             used = self.path.is_symlink() or (
-                self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+                self.path.exists()
+                and (not self.path.is_dir() or any(entry.name != _LOCK for entry in self.path.iterdir()))
             )
         except OSError as error:
             raise RunFolderError(f"run_dir {self.path} cannot be used: {error.strerror}.") from error
@@ -60,14 +66,52 @@ class RunFolder:
         Raises:
             RunFolderError: it is in use already or cannot be written; nothing is left behind.
         """
+        with self.created(config):
+            pass
+
+    @contextlib.contextmanager
+    def created(self, config: Config) -> Iterator[None]:
+        """Make a new run folder that holds `config`, and hold it as `locked` does.
+
+        Of trainers that want one folder at one moment the first to lock it has it: the others find it locked or used.
+
+        Raises:
+            RunFolderError: it is in use already or cannot be written; nothing is left behind.
+        """
         self.refuse_used()
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(self.locked())
+                self.refuse_used()
+                write_json(self.config_file, to_dict(config))
+            except (OSError, RunFolderError) as error:
+                stack.close()
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+                if isinstance(error, RunFolderError):
+                    raise
+                raise RunFolderError(f"run_dir {self.path} cannot be written: {error.strerror}.") from error
+            yield
+
+    def fresh(self) -> RunFolder:
+        """Make this folder, or one of its name and a number where there is one, and return it.
+
+        Raises:
+            RunFolderError: it cannot be made.
+        """
+        path, taken = self.path, 1
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.config_file, to_dict(config))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                # To make it is to have it: no other process can do the same.
+                with contextlib.suppress(FileExistsError):
+                    path.mkdir()
+                    return RunFolder(path)
+                taken += 1
+                path = self.path.with_name(f"{self.path.name}-{taken}")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
-            raise RunFolderError(f"run_dir {self.path} cannot be written: {error.strerror}.") from error
+            raise RunFolderError(f"run_dir {path} cannot be written: {error.strerror}.") from error
 
     def read_config(self) -> Config:
         """Return the run's configuration.
@@ -137,7 +181,7 @@ class RunFolder:
             RunFolderError: another process holds it.
         """
         # The lock stands beside the run's files, is empty of meaning, and is removed at the end.
-        file = self.path / ".lock"
+        file = self.path / _LOCK
         try:
             # Never through a link, which could empty a file elsewhere.
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)

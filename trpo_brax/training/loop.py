@@ -52,9 +52,9 @@ def train(
     console = console or Console()
     if resume and run_dir is None:
         raise RunFolderError("--resume continues the run in --run-dir, which was not given.")
-    folder = RunFolder(run_dir if run_dir is not None else default_run_dir(config))
     if environment is not None:
         config = override(config, environment=environment_name(environment), environment_arguments=None)
+    folder = RunFolder(run_dir if run_dir is not None else default_run_dir(config))
     host = prepare(config.runtime, config.rollout.num_envs, console.note, join=True)
     group = host.group
     if not group.primary:
@@ -64,7 +64,7 @@ def train(
     # Who trains together is a fact of this start, not of the run: a resume may be another number of processes.
     config = override(config, coordinator=None, num_processes=None, process_id=None)
     group.check_same("configuration", json.dumps([to_dict(config), resume], sort_keys=True))
-    if group.do(lambda: _nothing_to_do(folder, config, resume)):
+    if run_dir is not None and group.do(lambda: _nothing_to_do(folder, config, resume)):
         done = Run.load(folder.path).summary["iterations"]
         console.note(f"Nothing to do: {folder.path} is at iteration {done}, {config.total_iterations} were asked for.")
         return Run.load(folder.path)
@@ -73,7 +73,7 @@ def train(
             task = make_task(config, environment)
         if resume:
             group.do(lambda: Run.load(folder.path).refuse_other_actions(task))
-        group.do_first(lambda: _take_folder(folder, config, resume, stack))
+        folder = group.do_first(lambda: _take_folder(folder, config, resume, run_dir is not None, stack)) or folder
         segment = Session(config, folder, task, host, console, stop).train()
         failure = conclude(config, folder, task, group, console, stop, segment)
         group.wait("the run folder is complete")
@@ -92,11 +92,14 @@ def _nothing_to_do(folder: RunFolder, config: Config, resume: bool) -> bool:
     return _finished(folder, config)
 
 
-def _take_folder(folder: RunFolder, config: Config, resume: bool, stack: contextlib.ExitStack) -> None:
-    """Make the folder of a new run, and hold it until the stack ends."""
-    if not resume:
-        folder.create(config)
-    stack.enter_context(folder.locked())
+def _take_folder(
+    folder: RunFolder, config: Config, resume: bool, named: bool, stack: contextlib.ExitStack
+) -> RunFolder:
+    """Make the folder of a new run, with a number behind a name that nobody chose, and hold it until the stack ends."""
+    if not named:
+        folder = folder.fresh()
+    stack.enter_context(folder.locked() if resume else folder.created(config))
+    return folder
 
 
 def _check_resumable(folder: RunFolder, config: Config) -> None:
