@@ -12,15 +12,30 @@ import pytest
 from trpo_brax.host.stopping import StopRequest
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_sets_the_flag_and_the_handlers_come_back(number: signal.Signals) -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with StopRequest() as stop:
         assert not stop and stop.signal is None
         os.kill(os.getpid(), number)
         assert stop and stop.signal == number
     assert {each: signal.getsignal(each) for each in before} == before
     assert stop.signal == number
+
+
+def test_a_terminal_that_goes_stops_nothing_that_nohup_started() -> None:
+    """While a job in the background, which a shell starts without SIGINT, is still stopped by it."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.signal == signal.SIGINT
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_handlers_come_back_after_an_error() -> None:

@@ -1,4 +1,4 @@
-"""Stopping a run by SIGINT or SIGTERM without losing anything."""
+"""Stopping a run by SIGINT, SIGTERM or SIGHUP without losing anything."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import threading
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """A flag that the first SIGINT or SIGTERM sets while the block runs; a second one ends the process at once.
+    """A flag that the first of these signals sets while the block runs; a second one ends the process at once.
 
     At once, even where Python's own handler would have to wait for a compilation or a chunk to return: the interpreter
     writes each signal's number to a socket as it comes, and a thread reads it. Outside the main thread, where Python
@@ -38,7 +38,9 @@ class StopRequest:
             self._previous_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
             threading.Thread(target=_end_at_the_second, args=(reader,), daemon=True).start()
             for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
+                # What nohup has set stays. A shell's background jobs begin without SIGINT too, and are stopped by it.
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
