@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def refused_untouched(words: list[str], fragments: list[str], here: Path, capsys
 EVALUATE = ["evaluate", "run", "--environment", HISTORY]
 RESUME = ["train", "--run-dir", "run", "--resume", "--environment", HISTORY]
 OWN = ["train", "--environment"]
+NOBODY = "~nobody-of-that-name"
 
 # Words, and what the sentence must hold: the field or thing, and what is allowed or near.
 BAD: dict[str, tuple[list[str], list[str]]] = {
@@ -168,12 +170,14 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "folder below a file": (["train", "--run-dir", "file/run"], ["run_dir", "file/run"]),
     "folder in /proc": (["train", "--run-dir", "/proc/trpo/run"], ["run_dir", "/proc/trpo/run"]),
     "name too long": (["train", "--run-dir", "r" * 300], ["run_dir"]),
+    "folder of nobody": (["train", "--run-dir", f"{NOBODY}/run"], [NOBODY, "home"]),
     # Resuming
     "resume nothing": (["train", "--resume"], ["--resume", "--run-dir"]),
     "resume what is not there": (["train", "--resume", "--run-dir", "absent"], ["absent"]),
     "resume what is no run": (["train", "--resume", "--run-dir", "used"], ["used", "config.json"]),
     "resume an empty folder": (["train", "--resume", "--run-dir", "empty"], ["empty", "config.json"]),
     "resume a file": (["train", "--resume", "--run-dir", "file"], ["file"]),
+    "resume in a folder of nobody": (["train", "--resume", "--run-dir", NOBODY], [NOBODY, "home"]),
     "resume without the environment": (["train", "--resume", "--run-dir", "run"], ["--environment", HISTORY]),
     "resume in another environment": (
         ["train", "--resume", "--run-dir", "run", "--environment", "tests.tiny_environments:PointMass"],
@@ -216,7 +220,43 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     ),
     "missing checkpoint": ([*EVALUATE, "--checkpoint", "3"], ["3", "2, 4"]),
     "unknown checkpoint": ([*EVALUATE, "--checkpoint", "newest"], ["newest", "best", "latest"]),
+    # Other paths
+    "run of nobody": (["evaluate", NOBODY], [NOBODY, "home"]),
+    "episodes for nobody": ([*EVALUATE, "--output", f"{NOBODY}/e.npz"], [NOBODY, "home"]),
+    "cache of nobody": (["train", "--compilation-cache", NOBODY], ["compilation_cache", NOBODY, "home"]),
+    "certificate for nobody": (["certify", *EVALUATE[1:], "--output", NOBODY], [NOBODY, "home"]),
+    "artifact of nobody": (["verify", NOBODY, "--run", *EVALUATE[1:]], [NOBODY, "home"]),
+    "dump of nobody": (["replay", NOBODY], [NOBODY, "home"]),
+    "report for nobody": (["report", "run", "--output", NOBODY], [NOBODY, "home"]),
+    "picture for nobody": (["plot", "run", "--output", NOBODY], [NOBODY, "home"]),
+    "table for nobody": (["plot", "run", "--table", NOBODY], [NOBODY, "home"]),
+    "panels for nobody": (["plot", "run", "--panels", NOBODY], [NOBODY, "home"]),
+    "difference with nobody": (["diff", "run", NOBODY], [NOBODY, "home"]),
 }
+
+
+def test_an_export_for_nobody_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By itself, as the stage that it is in has begun."""
+    assert main(["export", *EVALUATE[1:], "--output", NOBODY]) == 2
+    assert capsys.readouterr().err.endswith(f"\ntrpo-brax: {NOBODY} names a home that is not known.\n")
+    assert not (here / NOBODY).exists()
+
+
+@pytest.mark.parametrize("lacking", ["the current folder", "a folder for temporary files"])
+def test_without_its_folders_nothing_is_begun_but_help_is_given(
+    lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if lacking == "the current folder":
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        told = "the current folder is gone: change to one that is there."
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+        told = "no folder for temporary files can be written: set TMPDIR to one that can."
+    assert refusal(["train"], capsys) == f"trpo-brax: {told}\n"
+    assert main(["--help"]) == 0
 
 
 @pytest.mark.usefixtures("no_training")
@@ -430,7 +470,7 @@ class TestTrainArguments:
         wanted = tb.preset("ant") if name == "task" else override(tb.preset("hopper"), **changes)
         assert asked[0]["config"] == wanted
 
-    @pytest.mark.parametrize(("signal", "status"), [(None, 0), (2, 130), (15, 143)])
+    @pytest.mark.parametrize(("signal", "status"), [(None, 0), (1, 129), (2, 130), (15, 143)])
     def test_the_exit_status_tells_of_a_signal(
         self, signal: int | None, status: int, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:

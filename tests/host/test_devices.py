@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,43 @@ class TestChoice:
         assert len(told) == notes
         assert all("GPU" in note and "CPU-only" in note and "\n" not in note for note in told)
 
+    @pytest.mark.parametrize("case", ["none", "below a file", "no home", "full", "own and full"])
+    def test_a_cache_that_cannot_be_used_is_told_in_one_line(
+        self, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = ("compilation_cache_dir", "enable_compilation_cache", "persistent_cache_min_compile_time_secs")
+        names = tuple(f"jax_{name}" for name in (*names, "persistent_cache_enable_xla_caches"))
+        before = {name: jax.config.values[name] for name in names}
+        cache, file = tmp_path / "trpo_brax" / "xla", tmp_path / "file"
+        file.touch()
+        monkeypatch.setenv(
+            "XDG_CACHE_HOME", {"below a file": str(file), "no home": "~nobody-here"}.get(case, str(tmp_path))
+        )
+        if "full" in case:
+
+            def full(**_: Any) -> None:
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(tempfile, "TemporaryFile", full)
+        told: list[str] = []
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(cache) if "own" in case else None)
+            prepare(RuntimeConfig(), 8, told.append)
+            found = {name: jax.config.values[name] for name in names}
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+        why = {
+            "none": [],
+            "below a file": [f"{file}/trpo_brax/xla cannot be created: Not a directory."],
+            "no home": ["~nobody-here/trpo_brax/xla names a home that is not known."],
+        }.get(case, [f"{cache} cannot be written: No space left on device."])
+        assert told == [f"Compiled programs are not kept: {one}" for one in why]
+        assert found["jax_enable_compilation_cache"] == (case not in ("below a file", "no home"))
+        # What is there is read, and JAX tries to add nothing.
+        assert (found["jax_persistent_cache_min_compile_time_secs"] == math.inf) == ("full" in case)
+        assert found["jax_compilation_cache_dir"] == (str(cache) if cache.exists() else None)
+
     def test_a_cache_that_cannot_be_made_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         before = jax.config.jax_compilation_cache_dir
@@ -116,7 +155,7 @@ class TestChoice:
 
 
 def test_before_jax_starts_the_users_flags_win_and_the_wish_counts_otherwise() -> None:
-    """One process with XLA_FLAGS of its own, one without."""
+    """One process with XLA_FLAGS of its own, one with JAX's setting, one without."""
     code = (
         "import jax\nfrom trpo_brax.config import RuntimeConfig\n"
         "from trpo_brax.host.devices import prepare\n"
@@ -125,10 +164,11 @@ def test_before_jax_starts_the_users_flags_win_and_the_wish_counts_otherwise() -
     )
     clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     for cpu_devices, flags, printed in (
-        ("None", "--xla_force_host_platform_device_count=5", "5 4\n"),
-        ("3", None, "3 3\n"),
+        ("None", {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, "5 4\n"),
+        ("None", {"JAX_NUM_CPU_DEVICES": "6"}, "6 6\n"),
+        ("3", {"JAX_NUM_CPU_DEVICES": "6"}, "3 3\n"),
     ):
-        environment = clean | ({"XLA_FLAGS": flags} if flags else {})
+        environment = clean | flags
         words = [sys.executable, "-c", code.replace("CPU", cpu_devices)]
         done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120, env=environment)
         assert done.stdout == printed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
 from trpo_brax.checked import suggest
@@ -51,21 +52,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getpid() == 1:
         # In a container: the kernel drops a SIGTERM that its first process has no handler for. Training sets its own.
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
-    # An environment of the user's own stands in the current folder; at the end of the path it hides no other module.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
         if not words or words[0] in ("-h", "--help"):
             print(_overview())
             return 0 if words else 2
         if words[0] not in _COMMANDS:
             raise ConfigError(f"unknown command {words[0]!r}{suggest(words[0], _COMMANDS)}.")
+        _check_folders()
         return _COMMANDS[words[0]][0](words[1:])
     except UserError as error:
         print(f"trpo-brax: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+    except ValueError as error:
+        # JAX looks at its settings while it is imported: it names the one that it does not take, and is not there.
+        if "jax" in sys.modules or "jax._src" not in sys.modules:
+            raise
+        print(f"trpo-brax: JAX cannot be used: {error}.", file=sys.stderr)
+        return UserError.exit_status
+
+
+def _check_folders() -> None:
+    """Refuse to work without a current or a temporary folder, which JAX and its friends cannot do without either."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder is gone: change to one that is there.") from error
+    # An environment of the user's own stands there; at the end of the path it hides no other module.
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError("no folder for temporary files can be written: set TMPDIR to one that can.") from error
 
 
 def _overview() -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import jax
 from trpo_brax.config import RuntimeConfig
 from trpo_brax.errors import UserError
 from trpo_brax.host import processes
+from trpo_brax.host.paths import user_path
+from trpo_brax.host.settings import check_process, start_jax
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
@@ -45,25 +48,20 @@ def prepare(runtime: RuntimeConfig, num_envs: int, tell: Callable[[str], None], 
     """
     if runtime.cpu_devices is not None and num_envs % runtime.cpu_devices:
         raise UserError(f"cpu_devices must divide num_envs, and {runtime.cpu_devices} does not divide {num_envs}.")
-    _configure_cache(runtime.compilation_cache)
+    started = check_process()
+    _configure_cache(runtime.compilation_cache, tell)
     if runtime.platform == "cpu":
         jax.config.update("jax_platforms", "cpu")
     settings: Any = jax.config
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        wanted = settings.jax_num_cpu_devices
-    else:
-        wanted = runtime.cpu_devices or largest_divisor(num_envs, usable_cores())
-    try:
-        # Once the backend has started JAX refuses another number, though not the same, and its devices must do.
-        settings.update("jax_num_cpu_devices", wanted + 1)
+    if not started and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        own = max(0, settings.jax_num_cpu_devices)  # JAX_NUM_CPU_DEVICES, for instance
+        wanted = runtime.cpu_devices or own or largest_divisor(num_envs, usable_cores())
         settings.update("jax_num_cpu_devices", wanted)
-        started = False
-    except RuntimeError:
-        started = True
     if runtime.deterministic:
         _configure_determinism(started)
     if join:
         processes.join(runtime)
+    start_jax()
     if runtime.platform == "gpu" and jax.default_backend() != "gpu":
         raise UserError("platform gpu was asked for, but JAX finds no GPU; install the extra cuda12 or cuda13.")
     if runtime.platform == "auto" and _nvidia_visible() and not _cuda_plugin():
@@ -116,22 +114,38 @@ def _configure_determinism(started: bool) -> None:
         raise UserError("deterministic was asked for after JAX has started on a GPU: set it before JAX is used.")
 
 
-def _configure_cache(directory: str) -> None:
+def _configure_cache(directory: str, tell: Callable[[str], None]) -> None:
     settings: Any = jax.config
     settings.update("jax_enable_compilation_cache", directory != "none")
-    if directory == "none" or (directory == "auto" and settings.jax_compilation_cache_dir is not None):
-        return  # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "trpo_brax", "xla")
-    path = (usual if directory == "auto" else Path(directory)).expanduser()
+    # The user's own setting, JAX_COMPILATION_CACHE_DIR for instance, wins.
+    own = settings.jax_compilation_cache_dir if directory == "auto" else None
+    if directory == "none" or "://" in (own or ""):
+        return
+    usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "trpo_brax", "xla")
+    chosen = directory if directory != "auto" else own or usual
     try:
+        path = user_path(chosen)
         path.mkdir(parents=True, exist_ok=True)
+    except (OSError, UserError) as error:
+        why = f"{chosen} cannot be created: {error.strerror}." if isinstance(error, OSError) else f"{error}"
+        if directory != "auto":
+            raise UserError(f"compilation_cache {why}") from error
+        # A cache is a convenience.
+        settings.update("jax_enable_compilation_cache", False)
+        tell(f"Compiled programs are not kept: {why}")
+        return
+    settings.update("jax_compilation_cache_dir", str(path))
+    if own is None:
+        # Everything is cached: the many small programs of a start add up to seconds.
+        settings.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        with tempfile.TemporaryFile(dir=path, buffering=0) as file:
+            file.write(b"\0")
     except OSError as error:
-        if directory == "auto":
-            return  # A cache is a convenience: without a writable home there is none.
-        raise UserError(f"compilation_cache {directory!r} cannot be created: {error.strerror}.") from error
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    # Everything is cached: the many small programs of a start add up to seconds.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        # What it holds is read; of every program that it cannot take JAX would warn.
+        settings.update("jax_persistent_cache_min_compile_time_secs", math.inf)
+        settings.update("jax_persistent_cache_enable_xla_caches", "none")
+        tell(f"Compiled programs are not kept: {path} cannot be written: {error.strerror}.")
 
 
 def _control_group_quota() -> float | None:

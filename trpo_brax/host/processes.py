@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 
 from trpo_brax.config import RuntimeConfig
 from trpo_brax.errors import ConfigError, UserError
+from trpo_brax.host.settings import start_jax
 
 Result = TypeVar("Result")
 
@@ -46,6 +47,7 @@ def join(runtime: RuntimeConfig) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes of this run could not be joined: {str(error).splitlines()[0]}") from error
+    start_jax()
     owners = [device.process_index for device in jax.devices()]
     counts = [owners.count(index) for index in range(jax.process_count())]
     if len(set(counts)) > 1:

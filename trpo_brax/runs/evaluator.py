@@ -22,6 +22,7 @@ from trpo_brax.evaluation import (
     policy_actor,
     summarize,
 )
+from trpo_brax.host.settings import check_process
 from trpo_brax.policy import Policy, PolicySpecification
 from trpo_brax.randomness import Stream, stream_key
 from trpo_brax.runs.run import Run
@@ -60,6 +61,7 @@ class Evaluator:
         worlds: Callable[[Task, Any], Task] | None = None,
     ) -> None:
         check_episodes(episodes)
+        check_process()
         seeds = run.config.seeds if policy_seeds is None else [run.config.check_seed(seed) for seed in policy_seeds]
         self.task = task = run.task(environment)
         self.iterations = {seed: run.checkpoints.resolve(checkpoint, seed) for seed in seeds}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trpo_brax.config import Config
 from trpo_brax.environments import Task, brax_task, environment_name, own_task
 from trpo_brax.errors import RunFolderError, TaskError
+from trpo_brax.host.settings import check_process, start_jax
 from trpo_brax.policy import ActionBounds, Policy, PolicySpecification
 from trpo_brax.runs.checkpoints import Checkpoints
 from trpo_brax.runs.files import read_json
@@ -73,7 +74,10 @@ class Run:
         Raises:
             ConfigError: the run has no such seed.
             CheckpointError: there is no such checkpoint, or it cannot be read.
+            UserError: JAX cannot be used in this process, or by one of its settings.
         """
+        check_process(acting=True)
+        start_jax()
         checkpoints, specification = self.checkpoints, self._specification()
         iteration = checkpoints.resolve(which, policy_seed)
         return Policy(specification, *checkpoints.restore_policy(iteration, specification, policy_seed))
