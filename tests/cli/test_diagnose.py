@@ -18,6 +18,9 @@ from trpo_brax.config import override
 from trpo_brax.errors import UserError
 
 
+LARGEST = "The largest reward of a step was 2 in absolute value."
+
+
 def of_seed(seed: int, **columns: Any) -> list[dict[str, Any]]:
     return [{**row, "seed": seed, "env_steps": 64 * row["iteration"]} for row in rows(**columns)]
 
@@ -37,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_healthy_run_has_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(here)
     assert diagnose(["healthy"]) == 0
-    assert capsys.readouterr().out == "Nothing found in 60 iterations.\n"
+    assert capsys.readouterr().out == f"Nothing found in 60 iterations.\n{LARGEST}\n"
     assert diagnose(["begun"]) == 0
     assert capsys.readouterr().out == "Nothing found in 0 iterations.\n"
     assert contents(here) == before
@@ -46,15 +49,16 @@ def test_a_healthy_run_has_one_line(here: Path, capsys: pytest.CaptureFixture[st
 def test_findings_are_told_by_seed_and_are_no_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert diagnose(["pair"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         "Seed 0:",
         "Nothing found in 60 iterations.",
+        LARGEST,
         "Seed 1:",
         "problem: cg residual high from iteration 41 to 60 (cg_relative_residual 1.5)",
     ]
-    assert lines[6].startswith("problem: return flat from iteration 1 to 60") and len(lines) == 9
+    assert lines[7].startswith("problem: return flat from iteration 1 to 60") and len(lines) == 11
     assert diagnose(["pair", "--policy-seed", "0"]) == 0
-    assert capsys.readouterr().out == "Seed 0:\nNothing found in 60 iterations.\n"
+    assert capsys.readouterr().out == f"Seed 0:\nNothing found in 60 iterations.\n{LARGEST}\n"
 
 
 def test_json_is_one_object(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +66,7 @@ def test_json_is_one_object(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     told = json.loads(capsys.readouterr().out)
     assert told["run"] == "pair"
     assert [(one["seed"], one["iterations"], len(one["findings"])) for one in told["seeds"]] == [(0, 60, 0), (1, 60, 2)]
+    assert [one["reward_max_abs"] for one in told["seeds"]] == [2.0, 2.0]
     finding = told["seeds"][1]["findings"][0]
     assert finding.keys() == {
         *("name", "level", "metric", "iteration", "value", "last_iteration", "explanation", "advice"),

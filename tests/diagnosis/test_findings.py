@@ -145,6 +145,9 @@ def rows(count: int = 60, /, **columns: Any) -> list[dict[str, Any]]:
         "action_saturation": 0.1,
         "nonfinite_share": 0.0,
         "nonfinite_envs": 0,
+        "reward_max_abs": 2.0,
+        "advantage_max_abs": 50.0,
+        "critic_loss": 0.1,
         "observation_constant_share": 0.0,
         "observation_max_abs": 8.0,
         "observation_spread_min": 0.5,
@@ -164,6 +167,7 @@ def from_(iteration: int, bad: Any, good: Any) -> Callable[[int], Any]:
     return lambda i: bad if i >= iteration else good
 
 
+BEYOND = {"reward_max_abs": from_(41, 2.5e30, 2.0), "step_outcome": from_(41, "non_finite", "accepted")}
 FLAT = {"episode_return_mean": lambda i: 3.0 + (-1) ** i * 0.5}
 
 
@@ -240,6 +244,31 @@ class TestMadeRuns:
         finding = found(rows(nonfinite_share=lambda i: 1e-4 if i == 33 else 0.0))["environments_nonfinite"]
         assert (finding.level, finding.iteration, finding.last_iteration) == ("note", 33, 33)
         assert finding.report()[0] == "note: environments nonfinite in iteration 33 (nonfinite_share 0.0001)"
+
+    @pytest.mark.parametrize(
+        ("columns", "level", "fragments"),
+        [
+            (BEYOND, "problem", ["20 of 60 iterations", "up to 2.5e+30", "can square"]),
+            (BEYOND | {"reward_max_abs": 2.0}, None, []),
+            (
+                BEYOND | {"reward_max_abs": lambda i: 2.5e30 if i == 33 else 2.0, "critic_loss": None},
+                "note",
+                ["1 of 60"],
+            ),
+            ({"reward_max_abs": 2e18}, None, []),
+            ({"reward_max_abs": 2e18, "critic_loss": None}, "problem", ["60 of 60 iterations", "up to 2e+18"]),
+            ({"reward_max_abs": 5e-6, "advantage_max_abs": 50.0}, "problem", ["at most 5e-06", "critic's values"]),
+            ({"reward_max_abs": 7e-6, "advantage_max_abs": 50.0}, None, []),
+            ({"reward_max_abs": 1e-30, "advantage_max_abs": 1e-29}, "problem", ["at most 1e-30", "squares to 0"]),
+            ({"reward_max_abs": 0.0}, None, []),
+        ],
+    )
+    def test_rewards_out_of_single_precisions_reach(
+        self, columns: dict[str, Any], level: str | None, fragments: list[str]
+    ) -> None:
+        finding = found(rows(**columns)).get("reward_scale")
+        assert (finding and finding.level) == level
+        assert finding is None or all(part in finding.explanation for part in fragments)
 
     def test_raw_observations_of_the_first_iteration_are_nothing(self) -> None:
         assert found(rows(9, observation_max_abs=lambda i: 1e6 if i == 1 else 5.0)) == {}

@@ -58,6 +58,7 @@ KEYS = {
     "nonfinite_envs",
     "nonfinite_share",
     "advantage_max_abs",
+    "reward_max_abs",
     "improvement_lower_bound",
     "penalty_coefficient",
     "damping",

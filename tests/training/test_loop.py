@@ -210,11 +210,14 @@ def test_peer_defect_11_a_bad_batch_does_not_end_a_long_run(tmp_path: Path) -> N
 
 
 def test_returns_beyond_single_precision_do_not_end_a_run(tmp_path: Path) -> None:
-    """Finite rewards may add up to infinity: the mean is null, and training goes on."""
+    """Finite rewards may add up to infinity: the mean is null, training goes on, and nothing of it is learned from."""
     environment = Faulty(Fault("reward", value=3e38), Fault("reward", value=3e38, step=4))
     run = tb.train(tiny_config(total_steps=total(5)), environment=environment, run_dir=tmp_path / "run")
     assert len(run.metrics()) == 5
     assert run.metrics()[-1]["episodes"] > 0 and run.metrics()[-1]["episode_return_mean"] is None
+    assert {row["step_outcome"] for row in run.metrics()} == {"non_finite"}
+    assert {row["reward_max_abs"] for row in run.metrics()} == {float(np.float32(3e38))}
+    assert run.summary["findings"][0]["name"] == "reward_scale"
     policy = run.policy("latest")
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((policy.parameters, policy.statistics)))
 

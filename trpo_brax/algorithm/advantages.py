@@ -105,7 +105,8 @@ def successor_values(
 def weighted_moments(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return mean [] and standard deviation [] of `values` [...] under weights [...] that sum to one.
 
-    Entries of weight 0 may hold anything, NaN included.
+    Entries of weight 0 may hold anything, NaN included. A standard deviation whose square the dtype cannot hold is
+    infinite, and NaN where the values themselves are not finite.
     """
     used = weights > 0
     mean = jnp.sum(jnp.where(used, weights * values, 0.0))
@@ -115,7 +116,7 @@ def weighted_moments(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, 
     # Below rounding of the values themselves a spread carries no information: dividing by it would amplify noise.
     rounding = 8 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(jnp.where(used, values, 0.0)))
     std = jnp.sqrt(variance)
-    return mean, jnp.where(std > rounding, std, 0.0)
+    return mean, jnp.where(std <= rounding, 0.0, std)
 
 
 def standardize(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -126,8 +127,9 @@ def standardize(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.A
         weights: [...], summing to one; entries of weight 0 come back as 0.
 
     Returns:
-        (values - mean) / std [...], mean [] and std []. A batch without spread comes back as zeros, with std 0.
+        (values - mean) / std [...], mean [] and std []. A batch without spread comes back as zeros, with std 0. Where
+        std is not finite, neither is what comes back: divided by infinity it would pass for a batch without spread.
     """
     mean, std = weighted_moments(values, weights)
-    spread = (weights > 0) & (std > 0)
-    return jnp.where(spread, (values - mean) / jnp.where(std > 0, std, 1.0), 0.0), mean, std
+    scaled = jnp.where(std > 0, (values - mean) / jnp.where(std > 0, std, 1.0), 0.0)
+    return jnp.where(weights > 0, jnp.where(jnp.isfinite(std), scaled, std), 0.0), mean, std

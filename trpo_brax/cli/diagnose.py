@@ -38,8 +38,13 @@ def diagnose(arguments: DiagnoseArguments) -> Answer:
     for one, rows in by_seed(read_metrics(folder.metrics_file), config).items():
         if seed in (None, one):
             findings, count = find(rows, config), len(rows)
-            told.append({"seed": one, "iterations": count, "findings": [finding.to_dict() for finding in findings]})
+            largest = max(
+                (row["reward_max_abs"] for row in rows if row.get("reward_max_abs") is not None), default=None
+            )
+            found = [finding.to_dict() for finding in findings]
+            told.append({"seed": one, "iterations": count, "reward_max_abs": largest, "findings": found})
             lines += [f"Seed {one}:"] if config.num_seeds > 1 else []
             lines += [line for finding in findings for line in finding.report()]
             lines += [] if findings else [f"Nothing found in {count} iteration{'' if count == 1 else 's'}."]
+            lines += [] if largest is None else [f"The largest reward of a step was {largest:.4g} in absolute value."]
     return Answer(lines, {"run": str(folder.path), "seeds": told})

@@ -31,6 +31,10 @@ SQUEEZED_SHARE = 0.1
 brings a double pendulum's from 0.5 to 0.25."""
 LEAST_RETURNS = 20
 """Iterations with a return, before it can be called flat."""
+SQUARABLE = 2.0**64
+"""Squares of anything larger are more than a float32 holds, and those of its inverse less."""
+LOST = 2.0**-23
+"""Of the largest advantage: what a float32 rounds away beside it."""
 
 
 def environments_nonfinite(evidence: Evidence) -> Finding | None:
@@ -39,18 +43,40 @@ def environments_nonfinite(evidence: Evidence) -> Finding | None:
     metric = "nonfinite_share"
     if np.isnan(share).all():
         share, metric = evidence.column("nonfinite_envs") / evidence.config.rollout.num_envs, "nonfinite_envs"
-    struck = np.flatnonzero(share > 0)
-    if not struck.size:
+    where = _ever(share > 0)
+    if where is None:
         return None
-    often = bool(np.mean(share[-window(share.size) :] > 0) >= MOSTLY)
-    where = Lasting(int(struck[0]), int(struck[-1]), struck.size / share.size, often)
     what = "transitions" if metric == "nonfinite_share" else "environments"
     explanation = (
-        f"{struck.size} of {share.size} iterations met states or rewards that are not finite, at worst "
+        f"{np.sum(share > 0)} of {share.size} iterations met states or rewards that are not finite, at worst "
         f"{np.nanmax(share):.2g} of the {what}; they are cut off and learned from no further."
     )
     advice = "Train with --check-finite and read the dump with trpo-brax replay; a shorter time step often helps."
     return evidence.finding("environments_nonfinite", metric, where, explanation, advice)
+
+
+def reward_scale(evidence: Evidence) -> Finding | None:
+    """Rewards are so large that their sums overflow once squared, or so small that nothing is left of them."""
+    rewards, loss = evidence.column("reward_max_abs"), evidence.column("critic_loss")
+    settings, longest = evidence.config.trust_region, evidence.config.rollout.episode_length
+    sums = rewards * (longest if settings.discount == 1 else min(longest, 1 / (1 - settings.discount)))
+    refused = np.array([row.get("step_outcome") == "non_finite" for row in evidence.rows])
+    beyond = (sums >= SQUARABLE) & (refused | np.isnan(loss))
+    small = (rewards > 0) & ((rewards < LOST * evidence.column("advantage_max_abs")) | (sums <= 1 / SQUARABLE))
+    if (where := _ever(beyond)) is not None:
+        explanation = (
+            f"In {np.sum(beyond)} of {beyond.size} iterations rewards of up to {np.max(rewards[beyond]):.2g} added up to "
+            "more than single precision can square (1.8e19): nothing was learned from them."
+        )
+    elif (where := lasting(small, ~np.isnan(rewards), USUAL)) is not None:
+        explanation = (
+            f"Rewards were at most {np.nanmax(rewards[where.first : where.last + 1]):.2g}: single precision loses them "
+            "beside the critic's values, or rounds their squares to 0."
+        )
+    else:
+        return None
+    advice = "Scale the rewards in the environment, so that they are of order 1; bound them where a few stand out."
+    return evidence.finding("reward_scale", "reward_max_abs", where, explanation, advice)
 
 
 def observation_exploding(evidence: Evidence) -> Finding | None:
@@ -140,3 +166,12 @@ def return_flat(evidence: Evidence) -> Finding | None:
     )
     where = Lasting(int(places[0]), int(places[-1]), 1.0, True)
     return evidence.finding("return_flat", "episode_return_mean", where, explanation, advice)
+
+
+def _ever(so: np.ndarray) -> Lasting | None:
+    """Return from where to where something was so at all, and whether it mostly is in the end; None if it never was."""
+    struck = np.flatnonzero(so)
+    if not struck.size:
+        return None
+    often = bool(np.mean(so[-window(so.size) :]) >= MOSTLY)
+    return Lasting(int(struck[0]), int(struck[-1]), struck.size / so.size, often)

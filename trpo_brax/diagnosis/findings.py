@@ -13,6 +13,7 @@ __all__ = ["Finding", "by_seed", "diagnose"]
 
 _LOOKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     experience_findings.environments_nonfinite,
+    experience_findings.reward_scale,
     experience_findings.observation_exploding,
     experience_findings.observation_constant,
     experience_findings.actions_saturated,

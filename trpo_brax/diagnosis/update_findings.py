@@ -33,7 +33,7 @@ _REFUSALS = {
         "gradient is less noise.",
     ),
     "non_finite": (
-        "the steps tried led to numbers that are not finite",
+        "the gradient, or where the steps tried led, was not finite",
         "Train with --check-finite and read the dump with trpo-brax replay; rewards or observations of a huge scale "
         "are the usual cause.",
     ),

@@ -19,7 +19,8 @@ from trpo_brax.runs.records import read_metrics
 
 ORDER = (
     *("env_steps", "episodes", "episode_return_mean", "episode_return_std", "episode_return_min"),
-    *("episode_length_mean", "environment", "nonfinite_envs", "nonfinite_share", "action_saturation"),
+    *("episode_length_mean", "reward_max_abs", "environment", "nonfinite_envs", "nonfinite_share"),
+    "action_saturation",
     *("observation_constant_share", "observation_max_abs", "observation_spread_min"),
     *("explained_variance", "advantage_max_abs", "penalty_coefficient"),
     *("damping", "cg_iterations", "cg_relative_residual", "line_search_trials", "step_fraction", "step_outcome"),

@@ -32,9 +32,10 @@ def experience_metrics(
 
     `normalized` [N, T, observation] is what `statistics` made of the observations.
     """
-    valid = trajectory.transitions.valid
+    valid, reward = trajectory.transitions.valid, trajectory.transitions.reward
     return {
         **_episode_metrics(trajectory),
+        "reward_max_abs": jnp.where(jnp.any(valid), jnp.max(jnp.where(valid, jnp.abs(reward), 0.0)), jnp.nan),
         **observation_metrics(trajectory, normalized, statistics),
         "nonfinite_envs": jnp.sum(jnp.any(~valid, axis=1)).astype(jnp.int32),
         "nonfinite_share": jnp.mean(~valid, dtype=jnp.float32),
