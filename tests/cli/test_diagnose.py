@@ -17,7 +17,6 @@ from trpo_brax.cli.diagnose import diagnose
 from trpo_brax.config import override
 from trpo_brax.errors import UserError
 
-
 LARGEST = "The largest reward of a step was 2 in absolute value."
 
 

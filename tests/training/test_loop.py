@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 import trpo_brax as tb
 from tests.tiny_environments import Fault, Faulty, PointMass
 from tests.tiny_programs import assert_bit_identical, tiny_config
-from tests.tiny_runs import last_state, without_clock
+from tests.tiny_runs import killed_copy, last_state, without_clock
 from trpo_brax.environments.making import make_task
 from trpo_brax.errors import RunFolderError
 from trpo_brax.host.console import Console
@@ -171,9 +172,19 @@ def test_a_signal_stops_the_run_with_everything_saved(uninterrupted: tb.Run, tmp
     assert without_clock(run) == without_clock(uninterrupted)
 
 
-@pytest.mark.parametrize("stage", ["Compiling", "Evaluating"])
-def test_a_signal_while_it_compiles_or_evaluates_stops_there(stage: str, uninterrupted: tb.Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "iterations", "ending"),
+    [
+        ("Compiling", 0, "Stopped before the first iteration, with nothing to save"),
+        ("Evaluating", 7, "Stopped and saved"),
+        ("Restoring", 7, "Stopped before another iteration, with the checkpoint of iteration 7 as it was"),
+    ],
+)
+def test_a_signal_outside_the_iterations_stops_there(
+    stage: str, iterations: int, ending: str, uninterrupted: tb.Run, tmp_path: Path
+) -> None:
     """It is honoured once the compilation ends, and on the evaluation's way; a resume brings what is missing."""
+    told = io.StringIO()
 
     class Interrupting(Console):
         @contextlib.contextmanager
@@ -185,12 +196,56 @@ def test_a_signal_while_it_compiles_or_evaluates_stops_there(stage: str, uninter
 
     folder = tmp_path / "run"
     config = tiny_config(total_steps=total(7), final_evaluation_episodes=4)
-    run = tb.train(config, environment=PointMass(), run_dir=folder, console=Interrupting())
+    if resume := stage == "Restoring":
+        killed_copy(uninterrupted, folder)
+    run = tb.train(config, environment=PointMass(), run_dir=folder, resume=resume, console=Interrupting(told))
     assert (run.summary["status"], run.summary["signal"]) == ("stopped", signal.SIGINT)
-    assert run.summary["iterations"] == run.summary["saved_iteration"] == (0 if stage == "Compiling" else 7)
+    assert run.summary["iterations"] == run.summary["saved_iteration"] == iterations
     assert run.summary["evaluation"] is None
-    run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
+    assert told.getvalue().splitlines()[-1] == f"{ending}: {folder}"
+    told.truncate(0)
+    run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True, console=Console(told))
+    assert "Warning" not in told.getvalue() and not (folder / "quarantine").exists()
     assert run.summary["status"] == "finished" and run.summary["evaluation"]["episodes"] == 4
+    assert without_clock(run) == without_clock(uninterrupted)
+
+
+def test_progress_is_told_in_copies_and_changes_nothing(uninterrupted: tb.Run, tmp_path: Path) -> None:
+    told: list[tuple[int, dict[str, Any]]] = []
+
+    def progress(env_steps: int, record: dict[str, Any]) -> None:
+        told.append((env_steps, json.loads(json.dumps(record))))
+        record["environment"].clear()
+        record.clear()
+
+    config = tiny_config(total_steps=total(7))
+    run = tb.train(config, environment=PointMass(), run_dir=tmp_path / "run", progress_fn=progress)
+    assert told == [(row["env_steps"], row) for row in run.metrics()]
+    assert without_clock(run) == without_clock(uninterrupted)
+
+
+@pytest.mark.parametrize("error", [ValueError("enough"), SystemExit(3)])
+def test_what_a_progress_function_raises_comes_out_once_the_run_is_saved(
+    error: BaseException, uninterrupted: tb.Run, tmp_path: Path
+) -> None:
+    steps: list[int] = []
+
+    def progress(env_steps: int, record: dict[str, Any]) -> None:
+        steps.append(env_steps)
+        if env_steps == total(3):
+            raise error
+
+    folder, config = tmp_path / "run", tiny_config(total_steps=total(7))
+    with pytest.raises(type(error)) as caught:
+        tb.train(config, environment=PointMass(), run_dir=folder, progress_fn=progress)
+    assert caught.value is error and steps == [total(1), total(2), total(3)]
+    summary = tb.Run.load(folder).summary
+    assert summary["status"] == "failed" and 3 <= summary["iterations"] == summary["saved_iteration"] < 7
+    kept = f"the newest checkpoint is that of iteration {summary['iterations']}"
+    assert summary["failure"] == f"progress_fn raised {type(error).__name__}; {kept}"
+    assert error.__notes__ == [f"{folder}: {summary['failure']}."]
+    run = tb.train(config, environment=PointMass(), run_dir=folder, resume=True)
+    assert_bit_identical(last_state(run), last_state(uninterrupted))
     assert without_clock(run) == without_clock(uninterrupted)
 
 

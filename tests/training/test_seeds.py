@@ -139,8 +139,11 @@ def test_resume_of_several_seeds_is_bit_identical_to_never_having_stopped(togeth
             if record["iteration"] == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    stopped = train(tmp_path / "run", console=Interrupting(io.StringIO()))
+    told: list[tuple[int, int]] = []
+    progress = lambda env_steps, record: told.append((record["seed"], env_steps))
+    stopped = train(tmp_path / "run", console=Interrupting(io.StringIO()), progress_fn=progress)
     assert stopped.summary["status"] == "stopped"
+    assert told == [(row["seed"], row["env_steps"]) for row in stopped.metrics()]
     resumed = train(tmp_path / "run", resume=True)
     assert without_clock(resumed) == without_clock(together)
     for seed in SEEDS:

@@ -65,8 +65,8 @@ def reward_scale(evidence: Evidence) -> Finding | None:
     small = (rewards > 0) & ((rewards < LOST * evidence.column("advantage_max_abs")) | (sums <= 1 / SQUARABLE))
     if (where := _ever(beyond)) is not None:
         explanation = (
-            f"In {np.sum(beyond)} of {beyond.size} iterations rewards of up to {np.max(rewards[beyond]):.2g} added up to "
-            "more than single precision can square (1.8e19): nothing was learned from them."
+            f"In {np.sum(beyond)} of {beyond.size} iterations rewards of up to {np.max(rewards[beyond]):.2g} added up "
+            "to more than single precision can square (1.8e19): nothing was learned from them."
         )
     elif (where := lasting(small, ~np.isnan(rewards), USUAL)) is not None:
         explanation = (

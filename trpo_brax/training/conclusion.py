@@ -69,9 +69,17 @@ class _Conclusion:
         if self._segment.failure is None and signal is None and self._config.record.final_evaluation_episodes:
             signal = self._evaluate(summary)
         if self._failure is None:
-            ending = "Finished" if signal is None else "Stopped and saved"
-            self._console.note(f"{ending}: {self._folder.path}")
+            self._console.note(f"{'Finished' if signal is None else self._stopped()}: {self._folder.path}")
         return self._failure
+
+    def _stopped(self) -> str:
+        """Return what a stop left behind, in words."""
+        segment = self._segment
+        if segment.iterations > segment.restored:
+            return "Stopped and saved"
+        if segment.saved:
+            return f"Stopped before another iteration, with the checkpoint of iteration {segment.saved} as it was"
+        return "Stopped before the first iteration, with nothing to save"
 
     def _summary(self, signal: int | None) -> dict[str, Any]:
         segment, config = self._segment, self._config

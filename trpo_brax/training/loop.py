@@ -19,7 +19,7 @@ from trpo_brax.runs.folder import RunFolder, default_run_dir
 from trpo_brax.runs.run import Run
 from trpo_brax.runs.saving import quiet_storage
 from trpo_brax.training.conclusion import conclude
-from trpo_brax.training.session import Session
+from trpo_brax.training.session import ProgressFunction, Session
 
 if TYPE_CHECKING:
     from brax.envs import Env
@@ -32,6 +32,7 @@ def train(
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     console: Console | None = None,
+    progress_fn: ProgressFunction | None = None,
 ) -> Run:
     """Train a policy and leave a run folder.
 
@@ -41,6 +42,9 @@ def train(
         run_dir: where the run is kept; by default runs/TASK-SEED-TIMESTAMP.
         resume: continue the run in `run_dir`; a finished one is left as it is.
         console: where progress is told; standard output by default.
+        progress_fn: called with (env_steps, record) for each record of metrics.jsonl as it is made, which is a chunk of
+            iterations at a time, on the host, in process 0 alone; a slow one holds training up. The record is a copy.
+            What it raises ends the run as a stop does: it is raised again once everything is saved.
 
     Returns:
         The run; `run.summary["status"]` is `finished` or `stopped`.
@@ -74,9 +78,12 @@ def train(
         if resume:
             group.do(lambda: Run.load(folder.path).refuse_other_actions(task))
         folder = group.do_first(lambda: _take_folder(folder, config, resume, run_dir is not None, stack)) or folder
-        segment = Session(config, folder, task, host, console, stop).train()
+        segment = Session(config, folder, task, host, console, stop, progress_fn).train()
         failure = conclude(config, folder, task, group, console, stop, segment)
         group.wait("the run folder is complete")
+    if segment.raised is not None:
+        segment.raised.add_note(f"{folder.path}: {failure}.")
+        raise segment.raised
     if failure is not None:
         raise TrainingError(f"{failure}.")
     return Run.load(folder.path)

@@ -43,6 +43,7 @@ def newest_sound_state(
 
 def _begin_again(folder: RunFolder, console: Console) -> None:
     """Say so where a run that had come somewhere has no checkpoint left, and keep what its metrics were."""
-    if folder.metrics_file.is_file():
+    # A run that was stopped before its first iteration has an empty one, and lost nothing.
+    if folder.metrics_file.is_file() and folder.metrics_file.stat().st_size:
         kept = folder.set_aside(folder.metrics_file)
         console.warn(f"There is no sound checkpoint: training begins again; its metrics so far are {kept}.")

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import shlex
 import time
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import jax
@@ -30,6 +32,9 @@ from trpo_brax.training.periodic import PeriodicEvaluation, absent, evaluation_l
 from trpo_brax.training.resuming import newest_sound_state
 from trpo_brax.training.schedule import Schedule
 
+ProgressFunction = Callable[[int, dict[str, Any]], None]
+"""(env_steps, record of metrics.jsonl) -> nothing; Brax's convention."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
@@ -37,6 +42,8 @@ class Segment:
 
     records: list[Row]
     """Of the run so far."""
+    restored: int
+    """The iteration it began at."""
     iterations: int
     """Done."""
     saved: int
@@ -45,6 +52,8 @@ class Segment:
     """Seconds of training so far."""
     failure: str | None
     """Why the run cannot be handed over as it is: it went wrong, or could not be saved."""
+    raised: BaseException | None
+    """By the user's progress function, which ended the segment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +72,18 @@ class Session:
     """One segment of training, from start or checkpoint to end or stop."""
 
     def __init__(
-        self, config: Config, folder: RunFolder, task: Task, host: Host, console: Console, stop: StopRequest
+        self,
+        config: Config,
+        folder: RunFolder,
+        task: Task,
+        host: Host,
+        console: Console,
+        stop: StopRequest,
+        progress: ProgressFunction | None = None,
     ) -> None:
         self._config, self._folder, self._task, self._host = config, folder, task, host
-        self._console, self._stop = console, stop
+        self._console, self._stop, self._progress = console, stop, progress
+        self._raised: BaseException | None = None
         with console.stage("Building the program"):
             self._program = Program(config, task, host.devices)
             host.group.do(lambda: _refuse_too_large(self._program))
@@ -96,9 +113,10 @@ class Session:
             self._saver.close()
         # Process 0 alone names checkpoints and writes metrics: what it could not do, none of them has done.
         if group.decide(int(self._failure is not None)) and self._failure is None:
-            self._failure = "process 0 could not save the run; it says why"
+            self._failure = "process 0 could not save the run, or go on; it says why"
         saved = restored if self._saver.saved is None else self._saver.saved
-        return Segment(self._ledger.records, self._done, saved, self._ledger.wall_time, self._failure)
+        ledger = self._ledger
+        return Segment(ledger.records, restored, self._done, saved, ledger.wall_time, self._failure, self._raised)
 
     def _run(self, state: TrainState | None, restored: int) -> None:
         config, console, devices = self._config, self._console, self._host.devices
@@ -134,7 +152,8 @@ class Session:
         while dispatched < schedule.total and self._failure is None:
             alone = pending is not None and schedule.one_at_a_time(self._seconds)
             length = 0 if alone else schedule.chunk_length(dispatched, self._seconds)
-            length, signal = group.agree(length, self._stop.signal)
+            # Any number will do for an exception: all that is asked for here is whether there is one.
+            length, signal = group.agree(length, self._stop.signal if self._raised is None else 1)
             if signal is not None:
                 break
             if pending is not None and not length:
@@ -208,6 +227,7 @@ class Session:
             if chunk.copy is not None and index == chunk.length - 1:
                 self._evaluate(chunk.copy, rows)
             self._ledger.add(rows)
+            self._tell_progress(rows)
             self._failure = too_many(rows, self._config.runtime.max_nonfinite_share)
             if self._failure is not None:
                 break
@@ -219,6 +239,16 @@ class Session:
         if chunk.copy is not None and self._schedule.checkpoint_due(self._done) and self._failure is None:
             self._warn(self._save(chunk.copy))
         return rows
+
+    def _tell_progress(self, rows: list[Row]) -> None:
+        """Hand copies of an iteration's records to the user's function, and keep what it raises until all is saved."""
+        if self._progress is None or self._raised is not None or not self._host.group.primary:
+            return
+        try:
+            for row in rows:
+                self._progress(row["env_steps"], deepcopy(row))
+        except BaseException as error:  # sys.exit() is a way to stop, too
+            self._raised = error
 
     def _evaluate(self, state: TrainState, rows: list[Row]) -> None:
         """Put the figures of an evaluation into the rows of the iteration done, where one is due."""
@@ -256,6 +286,8 @@ class Session:
         self._ledger.flush()
         if self._ledger.unwritten is not None and self._failure is None:
             self._failure = f"the last metrics could not be written: {self._ledger.unwritten}"
+        if self._raised is not None and self._failure is None:
+            self._failure = f"progress_fn raised {type(self._raised).__name__}"
         if self._failure is not None:
             newest = (self._saver.saved or restored) if self._folder.checkpoints.is_dir() else 0
             kept = f"the newest checkpoint is that of iteration {newest}" if newest else "there is no checkpoint"
