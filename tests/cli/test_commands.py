@@ -315,7 +315,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "missing field": (edit_config(lambda data: data["critic"].pop("critic_epochs")), ["config.json", "critic_epochs"]),
     "field out of bounds": (edit_config(lambda data: data["rollout"].update(num_envs=2)), ["num_envs", "at least 4"]),
     "field of another type": (edit_config(lambda data: data.update(seed="3")), ["seed", "whole number"]),
-    "foreign checkpoint": (foreign_checkpoint, ["checkpoint", "policy", "[8]", "[16]"]),
+    "foreign checkpoint": (foreign_checkpoint, ["checkpoint", "policy_hidden_sizes (16,), not (8,)"]),
+    "edited sizes": (
+        edit_config(lambda data: data["rollout"].update(num_envs=16, unroll_length=4)),
+        ["does not belong", "num_envs 8, not 16, unroll_length 8, not 4"],
+    ),
+    "edited seeds": (edit_config(lambda data: data.update(num_seeds=2)), ["num_seeds 1, not 2"]),
+    "edited network": (
+        edit_config(lambda data: data["network"].update(activation="relu")),
+        ["activation tanh, not relu"],
+    ),
 }
 
 

@@ -184,7 +184,7 @@ class TestReaders:
         saver.close()
         shutil.rmtree(copy / "checkpoints" / "4")
         shutil.move(folder.checkpoints / "4", copy / "checkpoints" / "4")
-        assert "does not belong to this run: its activation differs" in self.refused(copy, 4)
+        assert "activation relu, not tanh" in self.refused(copy, 4)
 
     def test_many_checkpoints_are_not_all_named(self, copy: Path) -> None:
         for iteration in range(100, 400):

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trpo_brax.config import Config, from_dict, shaping_differences
+from trpo_brax.config import Config, from_dict, shaping_differences, walk
 from trpo_brax.errors import CheckpointError, ConfigError, RunFolderError
 from trpo_brax.learner.state import TrainState
 from trpo_brax.policy import ObservationStatistics, PolicySpecification
@@ -98,13 +98,16 @@ class Checkpoints:
             raise CheckpointError(f"there is no checkpoint {one_line(which)} in {self._directory}; there are {there}.")
         return iteration
 
-    def verify(self, iteration: int, most_bytes: int = MOST_BYTES, most_of: Mapping[str, int] | None = None) -> None:
+    def verify(
+        self, iteration: int, most_bytes: int = MOST_BYTES, most_of: Mapping[str, int] | None = None, only: str = ""
+    ) -> None:
         """Compare a checkpoint's files with its manifest.
 
         Args:
             iteration: of the checkpoint.
             most_bytes: all files together may hold.
             most_of: item -> most bytes that the files of that item together may hold.
+            only: item whose files alone are compared; all by default.
 
         Raises:
             DamagedCheckpointError: they are not the ones written.
@@ -113,7 +116,7 @@ class Checkpoints:
         try:
             if folder.is_symlink() or not folder.is_dir():
                 raise CheckpointError("it is no folder")
-            manifest = verify(folder, most_bytes, most_of)
+            manifest = verify(folder, most_bytes, most_of, only)
             if manifest.get("iteration") != iteration:
                 raise CheckpointError("it was written under another iteration")
         except FileNotFoundError as error:
@@ -232,12 +235,14 @@ class Checkpoints:
 
     def _read(self, iteration: int, items: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> dict[str, jax.Array]:
         folder, whole = self._folder(iteration), "training" in items
+        # Before any array: where the configurations differ, so do shapes, and it is the field that has to be named.
+        self.verify(iteration, only="config/")
+        self._check_config(folder, whole=whole)
         most_of = {item: 2 * bytes_of(wanted) + _SLACK_BYTES for item, wanted in items.items()}
         self.verify(iteration, sum(most_of.values()) if whole else MOST_BYTES, most_of)
         arrays: dict[str, jax.Array] = {}
         for item, wanted in items.items():
             arrays |= read_arrays(folder / item, wanted, f"checkpoint {folder}")
-        self._check_config(folder, whole=whole)
         return arrays
 
     def _check_config(self, folder: Path, *, whole: bool) -> None:
@@ -249,12 +254,12 @@ class Checkpoints:
             written = from_dict(read_json(folder / "config" / "metadata"), f"the configuration of checkpoint {folder}")
         except (ConfigError, RunFolderError) as error:
             raise CheckpointError(str(error)) from error
-        different = shaping_differences(written, self._config)
-        if not whole:
-            # Of what shapes learning, a policy at work depends on its network alone.
-            different = [name for name in different if hasattr(written.network, name)]
+        theirs, ours = ({name: value for name, value, _ in walk(one)} for one in (written, self._config))
+        # A policy at work may know its environment's code under another name.
+        different = [name for name in shaping_differences(written, self._config) if whole or name != "environment"]
         if different:
-            raise CheckpointError(f"checkpoint {folder} does not belong to this run: its {different[0]} differs.")
+            told = ", ".join(f"{name} {one_line(theirs[name])}, not {one_line(ours[name])}" for name in different[:4])
+            raise CheckpointError(f"checkpoint {folder} does not belong to this run: it was written under {told}.")
 
 
 def _number(name: str) -> int | None:
