@@ -117,12 +117,12 @@ def _nested(cls: type[Checked], data: Any, where: str, may_lack: str | None) -> 
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return '; did you mean ...' for the names nearest to `name`, or the known ones if none is near."""
+    """Return a sentence's end: '; did you mean ...?' for the names nearest to `name`, or the known ones if none is."""
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     if near:
-        return f"; did you mean {' or '.join(near)}"
-    return f"; known are {', '.join(names)}" if len(names) <= 20 else ""
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known are {', '.join(names)}." if len(names) <= 20 else "."
 
 
 def field_types(cls: type[Checked]) -> dict[str, Any]:
@@ -145,8 +145,8 @@ def _checked_value(name: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             choices = get_args(hint)
-            near = suggest(value[:40], choices) if isinstance(value, str) else ""
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {_short(value)}{near}.")
+            near = suggest(value[:40], choices) if isinstance(value, str) else "."
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {_short(value)}{near}")
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, (tuple, list)):

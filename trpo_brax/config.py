@@ -251,7 +251,7 @@ def override(config: Config, **values: Any) -> Config:
     known = {name for name, _, _ in walk(config)}
     for name in values:
         if name not in known:
-            raise ConfigError(f"unknown configuration field {name!r}{suggest(name, known)}.")
+            raise ConfigError(f"unknown configuration field {name!r}{suggest(name, known)}")
     replaced: Config = replace_fields(config, values)
     return replaced
 

@@ -37,5 +37,5 @@ def preset(task: str) -> Config:
         ConfigError: there is no such task; the sentence names the nearest ones.
     """
     if task not in PRESETS:
-        raise ConfigError(f"unknown task {task!r}{suggest(task, PRESETS)}.")
+        raise ConfigError(f"unknown task {task!r}{suggest(task, PRESETS)}")
     return PRESETS[task]

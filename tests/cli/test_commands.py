@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import os
@@ -80,7 +81,7 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     told = capsys.readouterr()
     assert status == 2, told
     assert "Traceback" not in told.out + told.err
-    assert re.fullmatch(r"trpo-brax: \S.*\.\n", told.err), f"not one line: {told.err!r}"
+    assert re.fullmatch(r"trpo-brax: \S.*[.?]\n", told.err), f"not one line: {told.err!r}"
     assert not re.search(r"[.!?] [A-Z]", told.err), f"more than one sentence: {told.err!r}"
     assert len(told.err) < 600
     return told.err
@@ -134,20 +135,24 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     # Names
     "unknown task": (["train", "hoper"], ["hoper", "hopper"]),
     "unknown task behind options": (["train", "--seed", "3", "Walker2d"], ["Walker2d", "walker2d"]),
-    "two tasks": (["train", "hopper", "ant"], ["ant"]),
-    "unknown backend": (["train", "--backend", "sprig"], ["backend", "sprig", "did you mean spring"]),
+    "two tasks": (["train", "hopper", "ant"], ["unknown argument ant;"]),
+    "unknown backend": (["train", "--backend", "sprig"], ["backend", "sprig", "did you mean spring?"]),
     "swimmer on spring": (["train", "swimmer", "--backend", "spring"], ["swimmer", "spring", "generalized"]),
-    "unknown activation": (["train", "--activation", "tahn"], ["activation", "tahn", "did you mean tanh"]),
-    "unknown mode": (["train", "--mode", "tpro"], ["mode", "tpro", "did you mean trpo"]),
-    "unknown option": (["train", "--nun-envs", "8"], ["--nun-envs", "did you mean --num-envs"]),
-    "unknown command": (["trian"], ["trian", "did you mean train"]),
+    "unknown activation": (["train", "--activation", "tahn"], ["activation", "tahn", "did you mean tanh?"]),
+    "unknown mode": (["train", "--mode", "tpro"], ["mode", "tpro", "did you mean trpo?"]),
+    "unknown option": (["train", "--nun-envs", "8"], ["unknown option --nun-envs; did you mean --num-envs?"]),
+    "unknown options": (
+        ["train", "--xx", "-3", "--yy=a,b"],
+        ["unknown options --xx, --yy=a,b; see trpo-brax train --help"],
+    ),
+    "unknown command": (["trian"], ["trian", "did you mean train?"]),
     "unknown command far off": (["xyzzy"], ["xyzzy", "train", "evaluate"]),
     "option before the command": (["--seed", "3", "train"], ["--seed"]),
     "word after tasks": (["tasks", "hopper"], ["hopper"]),
     "task to check": (["check", "hoper"], ["hoper", "hopper"]),
     # Devices
     "no GPU": (["train", "--platform", "gpu"], ["gpu"]),
-    "unknown platform": (["train", "--platform", "gup"], ["platform", "gup", "did you mean gpu"]),
+    "unknown platform": (["train", "--platform", "gup"], ["platform", "gup", "did you mean gpu?"]),
     "devices that do not divide": (["train", "--num-envs", "8", "--cpu-devices", "3"], ["cpu_devices", "3", "8"]),
     "no devices": (["train", "--cpu-devices", "0"], ["cpu_devices", "at least 1"]),
     "cache below a file": (["train", "--compilation-cache", "file/cache"], ["compilation_cache", "file/cache"]),
@@ -199,14 +204,16 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
         ["--environment-arguments", "--environment"],
     ),
     "no such module": ([*OWN, "tests.nothing:Env"], ["environment", "tests.nothing"]),
-    "no such class": ([*OWN, "tests.tiny_environments:Histroy"], ["Histroy", "did you mean History"]),
+    "no such class": ([*OWN, "tests.tiny_environments:Histroy"], ["Histroy", "did you mean History?"]),
     "no class": ([*OWN, "tests.tiny_environments"], ["environment", "module:Class"]),
     "no module": ([*OWN, ":History"], ["environment", "module:Class"]),
     "relative module": ([*OWN, ".tiny_environments:History"], ["environment", ".tiny_environments"]),
     "no environment at all": ([*OWN, "collections:OrderedDict"], ["OrderedDict", "reset"]),
     "dictionary observed": ([*OWN, "tests.tiny_environments:DictObservation"], ["DictObservation", "dictionary"]),
     # Evaluating
-    "evaluate nothing": (["evaluate"], ["RUN"]),
+    "evaluate nothing": (["evaluate"], ["evaluate needs RUN; see"]),
+    "verify nothing": (["verify"], ["verify needs ARTIFACT and --run; see"]),
+    "help on nothing": (["help", "trian"], ["trian", "did you mean train?"]),
     "evaluate what is not there": (["evaluate", "absent"], ["absent"]),
     "evaluate what is no run": (["evaluate", "used"], ["used", "config.json"]),
     "no episodes": (["evaluate", "run", "--episodes", "0"], ["episodes", "at least 1"]),
@@ -535,14 +542,20 @@ class TestHelp:
         self, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert f"trpo-brax {command}" in manual([command, "--help"], capsys, monkeypatch)
+        assert f"trpo-brax {command}" in manual(["help", command], capsys, monkeypatch)
 
-    @pytest.mark.parametrize("words", [["--help"], ["-h"]])
+    @pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
     def test_the_overview_names_the_commands(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(words) == 0
         told = capsys.readouterr()
         for command in _COMMANDS:
             assert f"trpo-brax {command}" in told.out
         assert told.err == ""
+
+    def test_the_version_names_what_is_installed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--version"]) == 0
+        jax, brax = (importlib.import_module(name).__version__ for name in ("jax", "brax"))
+        assert re.fullmatch(rf"trpo-brax \d+\.\d+\.\d+ \(jax {jax}, brax {brax}\)\n", capsys.readouterr().out)
 
 
 def test_tasks_lists_all_eleven_with_their_backends(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ def test_json_is_one_object(here: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["a", "b", "a"], "diff needs two RUNs, not 3"),
         (["a", "nowhere"], "there is no run folder nowhere"),
         (["empty", "a"], "empty is not a run folder: it holds no config.json"),
-        (["a", "b", "--jsno"], "did you mean --json"),
+        (["a", "b", "--jsno"], "unknown option --jsno; did you mean --json?"),
     ],
 )
 def test_what_is_no_pair_of_runs_is_one_sentence(

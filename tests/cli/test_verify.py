@@ -135,7 +135,7 @@ def test_what_could_not_be_told_is_said(monkeypatch: pytest.MonkeyPatch, capsys:
         (["out", "--run", "nowhere"], ["nowhere"]),
         (["out", "--run", "run"], [HISTORY]),
         (["out", *OWN, "--episodes", "0"], ["episodes", "at least 1"]),
-        (["out", *OWN, "--episodes", "100"], ["at least 381", "failure_margin at least 0.0370"]),
+        (["out", *OWN, "--episodes", "100"], ["at least 381", "--failure-margin at least 0.0370"]),
         (["out", *OWN, "--tolerance", "-1"], ["tolerance", "greater than 0"]),
         (["out", *OWN, "--checkpoint", "2"], ["another policy", "checkpoint 2"]),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import sys
@@ -146,12 +147,19 @@ def test_a_model_that_onnx_refuses_is_one_sentence(
     assert type(refusal.value.__cause__).__name__ == error and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("module", ["jax2onnx", "onnxruntime", "onnx"])
+NEEDED: dict[str, Format] = {"jax2onnx": "onnx", "onnxruntime": "onnx", "onnx": "onnx", "flatbuffers": "stablehlo"}
+
+
+@pytest.mark.parametrize("module", NEEDED)
 def test_a_missing_package_is_one_sentence(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ArtifactError, match=rf'^{module} is not installed: pip install "trpo-brax\[export\]"\.$'):
-        require("onnx")
-    require("stablehlo")
+    sentence = rf'^{module} is not installed: pip install "\.\[export\]" in a checkout\.$'
+    for format in FORMATS:
+        with pytest.raises(ArtifactError, match=sentence) if format == NEEDED[module] else contextlib.nullcontext():
+            require(format)
+    if module in ("onnxruntime", "flatbuffers"):
+        with pytest.raises(ArtifactError, match=sentence):
+            actor(b"", NEEDED[module])
 
 
 def test_the_converter_says_nothing_and_leaves_nothing_beside(

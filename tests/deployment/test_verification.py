@@ -232,7 +232,7 @@ class TestCertificate:
         """z^2 / (20 + z^2) = 0.16112, rounded up; no more episodes can be had."""
         with_certificate = self.certified(run, tmp_path / "run", episodes=20)
         with pytest.raises(
-            ConfigError, match=r"a doubt of 0\.162 about the failure rate: give failure_margin at least 0\.162\.$"
+            ConfigError, match=r"a doubt of 0\.162 about the failure rate: give --failure-margin at least 0\.162\.$"
         ):
             verified(onnx, with_certificate, episodes=None)
         found = verified(onnx, with_certificate, episodes=None, failure_margin=0.162)
@@ -272,10 +272,10 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("options", "remedy"),
         [
-            ({"episodes": 380}, r"give episodes at least 381 or failure_margin at least 0\.0101"),
-            ({"episodes": 30}, r"give episodes at least 381 or failure_margin at least 0\.114"),
-            ({"failure_margin": 1e-3}, r"give episodes at least 3,838 or failure_margin at least 0\.00952"),
-            ({"failure_margin": 1e-9}, r"give failure_margin at least 0\.00952"),
+            ({"episodes": 380}, r"give --episodes at least 381 or --failure-margin at least 0\.0101"),
+            ({"episodes": 30}, r"give --episodes at least 381 or --failure-margin at least 0\.114"),
+            ({"failure_margin": 1e-3}, r"give --episodes at least 3,838 or --failure-margin at least 0\.00952"),
+            ({"failure_margin": 1e-9}, r"give --failure-margin at least 0\.00952"),
             ({"episodes": 1, "failure_margin": 0.99}, "episodes must be at least 2"),
         ],
         ids=str,

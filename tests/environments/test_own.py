@@ -279,7 +279,7 @@ def test_load_environment_builds_the_class() -> None:
         (
             "tests.tiny_environments:PointMas",
             "environment 'tests.tiny_environments:PointMas': module tests.tiny_environments has no PointMas; "
-            "did you mean PointMass.",
+            "did you mean PointMass?",
         ),
     ],
 )

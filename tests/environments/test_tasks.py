@@ -92,8 +92,8 @@ def test_a_task_is_loaded_once() -> None:
             "spring",
             "task swimmer does not run on backend spring; Brax supports it on generalized only.",
         ),
-        ("antt", "spring", "unknown task 'antt'; did you mean ant."),
-        ("cheetah", "spring", "unknown task 'cheetah'; did you mean halfcheetah."),
+        ("antt", "spring", "unknown task 'antt'; did you mean ant?"),
+        ("cheetah", "spring", "unknown task 'cheetah'; did you mean halfcheetah?"),
         (
             "inverted_pendulum",
             "warp",

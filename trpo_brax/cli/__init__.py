@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 import sys
@@ -53,11 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # In a container: the kernel drops a SIGTERM that its first process has no handler for. Training sets its own.
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     try:
+        if words[:1] == ["help"]:
+            words = [*words[1:2], "--help"]
+        if words[:1] == ["--version"]:
+            print(_versions())
+            return 0
         if not words or words[0] in ("-h", "--help"):
             print(_overview())
             return 0 if words else 2
         if words[0] not in _COMMANDS:
-            raise ConfigError(f"unknown command {words[0]!r}{suggest(words[0], _COMMANDS)}.")
+            raise ConfigError(f"unknown command {words[0]!r}{suggest(words[0], _COMMANDS)}")
         _check_folders()
         return _COMMANDS[words[0]][0](words[1:])
     except UserError as error:
@@ -88,9 +94,21 @@ def _check_folders() -> None:
         raise UserError("no folder for temporary files can be written: set TMPDIR to one that can.") from error
 
 
+def _versions() -> str:
+    """Return the versions of what is installed, without importing any of it."""
+
+    def told(name: str) -> str:
+        try:
+            return f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            return f"{name}, not installed"
+
+    return f"{told('trpo-brax')} ({told('jax')}, {told('brax')})"
+
+
 def _overview() -> str:
     lines = "\n".join(
         f"  {f'trpo-brax {name} {arguments}':40}{about}" for name, (_, arguments, about) in _COMMANDS.items()
     )
-    hint = "Add --help to any of them for its options."
+    hint = "Add --help to any of them for its options; trpo-brax --version tells the versions."
     return f"Trust region policy optimisation for Brax, as one compiled JAX program.\n\n{lines}\n\n{hint}"

@@ -54,8 +54,16 @@ def _one_sentence(box: str, command: str) -> str:
     choice = re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)$", sentence)
     if choice:
         allowed = [word.strip("' ") for word in choice[3].split(",")]
-        sentence = f"{choice[2]} must be one of {', '.join(allowed)}, not {choice[1]!r}{suggest(choice[1], allowed)}"
+        return f"{choice[2]} must be one of {', '.join(allowed)}, not {choice[1]!r}{suggest(choice[1], allowed)}"
     sentence = re.sub(r"^Missing value for argument '(.*)'\..*", r"\1 needs a value", sentence)
-    near = re.search(r"Perhaps you meant:\s*(--[\w-]+)", " ".join(lines))
-    hint = f"; did you mean {near.group(1)}" if near else ""
-    return f"{sentence}{hint}; see trpo-brax {command} --help."
+    if missing := re.match(r"Missing from [^:]*: (.*)", sentence):
+        sentence = f"{command} needs " + " and ".join(re.findall(r"(?:^|\(required\) )(\S+)", missing[1]))
+    if unknown := re.match(r"Unrecognized options: (.*)", sentence):
+        words = unknown[1].split(", ")
+        # What stands behind an option that is unknown is taken for its value.
+        options = [word for word in words if re.match("--?[A-Za-z]", word)]
+        sentence = f"unknown {'option' if options else 'argument'}{'s'[: len(options or words) - 1]} "
+        sentence += ", ".join(options or words)
+    if near := re.search(r"Perhaps you meant:\s*(--[\w-]+)", " ".join(lines)):
+        return f"{sentence}; did you mean {near[1]}?"
+    return f"{sentence}; see trpo-brax {command} --help."

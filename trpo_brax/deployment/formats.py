@@ -22,6 +22,11 @@ _OPSET = 17
 _IR_VERSION = 8
 """Both of ONNX 1.12: what a robot's computer runs is seldom the newest."""
 _PLATFORMS = ("cpu", "cuda")
+_NEEDED: dict[Format, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime", "jax2onnx"),
+    "stablehlo": ("flatbuffers",),  # jax.export imports it once it writes or reads
+}
+"""Of the extra `export`."""
 
 
 def require(format: Format) -> None:
@@ -30,9 +35,8 @@ def require(format: Format) -> None:
     Raises:
         ArtifactError: it is not installed.
     """
-    if format == "onnx":
-        for module in ("onnx", "onnxruntime", "jax2onnx"):
-            _imported(module)
+    for module in _NEEDED[format]:
+        _imported(module)
 
 
 def convert(policy: Policy, format: Format) -> bytes:
@@ -48,7 +52,7 @@ def actor(model: bytes, format: Format) -> Act:
     """Return what a model does.
 
     Raises:
-        ArtifactError: it cannot be loaded, or its input and output are not those of a policy.
+        ArtifactError: a package is missing, it cannot be loaded, or its input and output are not those of a policy.
     """
     return _onnx_actor(model) if format == "onnx" else _stablehlo_actor(model)
 
@@ -123,6 +127,7 @@ def _to_stablehlo(policy: Policy) -> bytes:
 
 
 def _stablehlo_actor(model: bytes) -> Act:
+    require("stablehlo")
     try:
         exported = jax.export.deserialize(bytearray(model))
         call: Any = jax.jit(exported.call)
@@ -143,7 +148,7 @@ def _imported(module: str) -> Any:
         with _silent():
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ArtifactError(f'{module} is not installed: pip install "trpo-brax[export]".') from error
+        raise ArtifactError(f'{module} is not installed: pip install ".[export]" in a checkout.') from error
 
 
 @contextlib.contextmanager

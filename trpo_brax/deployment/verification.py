@@ -223,9 +223,9 @@ def _check_enough(episodes: int, failure_margin: float, certified: Certified | N
     shown = Context(prec=3, rounding=ROUND_CEILING).create_decimal(least)
     needed = episodes_for_failure_margin(failure_margin, CONFIDENCE)
     can_have = needed <= (MOST_EPISODES if certified is None else certified.declaration.episodes)
-    remedy = f"give {f'episodes at least {needed:,} or ' if can_have else ''}failure_margin at least {shown}"
+    remedy = f"give {f'--episodes at least {needed:,} or ' if can_have else ''}--failure-margin at least {shown}"
     raise ConfigError(
-        f"{episodes:,} episodes are too few for failure_margin {failure_margin:g}, as even without a failure they "
+        f"{episodes:,} episodes are too few for --failure-margin {failure_margin:g}, as even without a failure they "
         f"leave a doubt of {shown} about the failure rate: {remedy}."
     )
 

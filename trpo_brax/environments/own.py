@@ -87,7 +87,7 @@ def load_environment(specification: str, arguments: str | None = None) -> Env:
     if not hasattr(module, builder_name):
         known = [name for name in vars(module) if not name.startswith("_")]
         raise TaskError(
-            f"environment {specification!r}: module {module_name} has no {builder_name}{suggest(builder_name, known)}."
+            f"environment {specification!r}: module {module_name} has no {builder_name}{suggest(builder_name, known)}"
         )
     builder = getattr(module, builder_name)
     if not callable(builder):

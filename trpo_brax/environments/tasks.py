@@ -89,7 +89,7 @@ def brax_task(name: str, backend: str) -> Task:
         TaskError: unknown task or a backend that Brax does not support for it.
     """
     if name not in TASKS:
-        raise TaskError(f"unknown task {name!r}{suggest(name, TASKS)}.")
+        raise TaskError(f"unknown task {name!r}{suggest(name, TASKS)}")
     if backend not in TASKS[name]:
         supported = " and ".join(TASKS[name])
         raise TaskError(f"task {name} does not run on backend {backend}; Brax supports it on {supported} only.")

@@ -20,6 +20,7 @@ from trpo_brax.host.paths import user_path
 from trpo_brax.host.settings import check_process, start_jax
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_CUDA = 'pip install ".[cuda12]" or ".[cuda13]"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,9 @@ def prepare(runtime: RuntimeConfig, num_envs: int, tell: Callable[[str], None], 
         processes.join(runtime)
     start_jax()
     if runtime.platform == "gpu" and jax.default_backend() != "gpu":
-        raise UserError("platform gpu was asked for, but JAX finds no GPU; install the extra cuda12 or cuda13.")
+        raise UserError(f"platform gpu was asked for, but JAX finds no GPU: {_CUDA} in a checkout.")
     if runtime.platform == "auto" and _nvidia_visible() and not _cuda_plugin():
-        tell("An NVIDIA GPU is visible, but this JAX is CPU-only: install the extra cuda12 or cuda13 to use it.")
+        tell(f"An NVIDIA GPU is visible, but this JAX is CPU-only: {_CUDA} in a checkout.")
     group = processes.group()
     return Host(group.do(lambda: _shared_out(runtime, num_envs)), group)
 
