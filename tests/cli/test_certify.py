@@ -53,12 +53,16 @@ def test_without_json_it_prints_the_sentences(folder: Path, tmp_path: Path, caps
         (["--failure", "bad luck"], ["failure", "return < 500"]),
         (["--checkpoint", "3"], ["no checkpoint 3", "2, 4"]),
         (["--policy-seed", "7"], ["policy_seed"]),
-        (["--output", "/proc/nowhere"], ["output", "/proc/nowhere"]),
+        (["--output", "/proc/nowhere"], ["/proc/nowhere/certificate.html cannot be written: "]),
+        (["--output", "{folder}/config.json/new"], ["certificate.html cannot be written: Not a directory"]),
+        (["--output", "{folder}/checkpoints/taken"], ["taken/certificate.json cannot be written: Is a directory"]),
     ],
 )
 def test_what_cannot_be_is_one_sentence(
     folder: Path, options: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (folder / "checkpoints/taken/certificate.json").mkdir(parents=True, exist_ok=True)
+    options = [option.format(folder=folder) for option in options]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert main(["certify", str(folder), "--environment", HISTORY, *FEW, *options]) == 2
     told = capsys.readouterr()

@@ -639,7 +639,8 @@ class TestEvaluate:
         [
             (["--failure", "reward < 3"], ["failure", "return < 500"]),
             (["--output", "all.csv"], ["output", ".npz"]),
-            (["--output", "nowhere/all.npz"], ["nowhere/all.npz", "no such folder"]),
+            (["--output", "nowhere/all.npz"], ["nowhere/all.npz cannot be written: No such file or directory"]),
+            (["--output", "run/config.json/all.npz"], ["all.npz cannot be written: Not a directory"]),
         ],
     )
     def test_what_cannot_work_is_said(

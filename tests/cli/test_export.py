@@ -76,6 +76,10 @@ def test_a_certificate_of_another_policy_is_told_on_standard_error(
         (["run", *OWN, "--checkpoint", "7"], ["7", "4"]),
         (["run", *OWN, "--policy-seed", "9"], ["policy_seed"]),
         (["run", *OWN, "--output", "run"], ["output run", "already used"]),
+        (
+            ["run", *OWN, "--output", "run/task.json/new"],
+            ["output run/task.json/new cannot be written: Not a directory"],
+        ),
     ],
 )
 def test_what_cannot_work_is_one_sentence_and_nothing_is_touched(

@@ -70,6 +70,11 @@ def test_a_run_leaves_its_panels_in_its_folder(runs: list[Run]) -> None:
         (["{run}", "{run}", "--panels", "panels.png"], "of one RUN at a time, not of 2"),
         (["{run}", "--output", "curve.docx"], "docx"),
         (["{run}", "--output", "/dev/null/curve.png"], "cannot be written"),
+        (
+            ["{run}", "--output", "{run}/new.png", "--table", "/dev/null/t.csv"],
+            "t.csv cannot be written: Not a directory",
+        ),
+        (["{run}", "--output", "{run}/new.png", "--panels", "panels.docx"], "docx"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(
@@ -77,4 +82,4 @@ def test_what_cannot_be_drawn_is_one_sentence(
 ) -> None:
     assert main(["plot", *(word.format(run=runs[1].path) for word in words)]) == 2
     said = capsys.readouterr().err
-    assert sentence in said and said.count("\n") == 1
+    assert sentence in said and said.count("\n") == 1 and not (runs[1].path / "new.png").exists()

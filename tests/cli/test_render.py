@@ -104,8 +104,8 @@ def test_the_options_reach_the_file(run: Run, tmp_path: Path, capsys: pytest.Cap
         (["--width", "99"], "width must be an even number"),
         (["--episodes", "0"], "episodes must be at least 1"),
         (["--camera", "front"], "no camera 'front', only side"),
-        (["--output", "{run}/config.json"], "config.json cannot be made: File exists"),
-        (["--checkpoint", "7"], "7"),
+        (["--output", "{run}/config.json"], "config.json/worst.mp4 cannot be written: Not a directory"),
+        (["--checkpoint", "7", "--output", "{run}/new"], "7"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(words: list[str], sentence: str, run: Run) -> None:
@@ -113,7 +113,7 @@ def test_what_cannot_be_is_one_sentence(words: list[str], sentence: str, run: Ru
     words = [word.format(run=run.path) for word in words]
     with pytest.raises(UserError, match=re.escape(sentence)) as raised:
         render([str(run.path), "--environment", PUSHED, *words])
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and not (run.path / "new").exists()
 
 
 def test_nothing_is_written_through_a_link_in_a_run_folder(run: Run, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from trpo_brax.policy import Policy
 from trpo_brax.randomness import Stream
 from trpo_brax.runs.certificates import CERTIFICATE, read_certificate
 from trpo_brax.runs.evaluator import Evaluator
-from trpo_brax.runs.files import write_json, written
+from trpo_brax.runs.files import check_writable, write_json, written
 from trpo_brax.runs.provenance import package_version
 from trpo_brax.runs.run import Run
 
@@ -60,7 +60,7 @@ def certify(
         checkpoint: `latest`, `best` or an iteration; not used where `settings.choose` is.
         policy_seed: whose policy, in a run of several seeds; by default the first one's.
         environment: for a run on an environment of the user's own, that environment.
-        output: folder of certificate.json, which must be there; by default the run's.
+        output: folder of certificate.json, made where it is not there; by default the run's.
         listener: told what goes on.
 
     Returns:
@@ -95,6 +95,9 @@ class _Certifier:
         self.failure = Failure(self.settings.failure)
         self.file = self.output / CERTIFICATE
         self.declared_file = self.file.with_suffix(".declared.json")
+        # What cannot be written is said before anything is drawn.
+        for file in (self.file, self.declared_file):
+            check_writable(file, makes_folders=True)
         self.episodes_a_seed = min(self.settings.episodes, self.settings.choice_episodes)
         if self.settings.choose != "no":
             self.checkpoint = self.choose()
@@ -271,4 +274,5 @@ class _Certifier:
 
     def write(self, file: Path, content: dict[str, Any]) -> None:
         with written(file):
+            self.output.mkdir(parents=True, exist_ok=True)
             write_json(file, content)

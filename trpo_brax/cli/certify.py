@@ -31,13 +31,12 @@ def certify(arguments: CertifyArguments) -> Answer:
     console = Console(sys.stderr)
     run, environment = arguments.open(arguments.statements.episodes, console)
     from trpo_brax.certification.certifier import certify as certify_run
-    from trpo_brax.runs.files import write_text, written
+    from trpo_brax.runs.files import check_writable, write_text, written
     from trpo_brax.views.certificate_page import certificate_page
 
     output = run.path if arguments.output is None else user_path(arguments.output)
-    with written(f"output {output}", "made"):
-        output.mkdir(parents=True, exist_ok=True)
     page = output / "certificate.html"
+    check_writable(page, makes_folders=True)
 
     def write_page(certificate: Mapping[str, Any]) -> None:
         with written(page):

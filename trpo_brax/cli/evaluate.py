@@ -34,16 +34,16 @@ def evaluate(arguments: EvaluateArguments) -> Answer:
 
     from trpo_brax.evaluation import Failure, Watcher, summarize
     from trpo_brax.runs.evaluator import check_episodes
-    from trpo_brax.runs.files import write_bytes, written
+    from trpo_brax.runs.files import check_writable, write_bytes, written
 
     # What cannot work is said before anything slow is begun.
     check_episodes(arguments.episodes, arguments.seed)
     failure = Failure(arguments.failure)
     output = None if arguments.output is None else user_path(arguments.output)
-    if output is not None and output.suffix != ".npz":
-        raise UserError(f"output must be a file that ends in .npz, not {output}.")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UserError(f"{output} cannot be written: there is no such folder.")
+    if output is not None:
+        if output.suffix != ".npz":
+            raise UserError(f"output must be a file that ends in .npz, not {output}.")
+        check_writable(output)
     run, environment = arguments.open(arguments.episodes, console)
     evaluator = arguments.evaluator(run, environment)
     with console.counting("Evaluating", arguments.episodes) as progress:

@@ -40,10 +40,11 @@ def plot(arguments: PlotArguments) -> Answer:
         raise ConfigError("plot needs at least one RUN; see trpo-brax plot --help.")
     if arguments.panels is not None and len(arguments.runs) > 1:
         raise ConfigError(f"panels are drawn of one RUN at a time, not of {len(arguments.runs)}.")
+    from trpo_brax.runs.files import check_writable
     from trpo_brax.runs.folder import RunFolder
     from trpo_brax.runs.records import read_metrics
     from trpo_brax.views.curves import RecordedRun, band, group_runs, write_bands
-    from trpo_brax.views.plots import groups_figure, save_figure
+    from trpo_brax.views.plots import check_kind, groups_figure, save_figure
     from trpo_brax.views.training_plots import training_figure
 
     folders = [RunFolder(path) for path in arguments.runs]
@@ -51,6 +52,12 @@ def plot(arguments: PlotArguments) -> Answer:
     output = user_path(arguments.output)
     table = None if arguments.table is None else user_path(arguments.table)
     panels = None if arguments.panels is None else user_path(arguments.panels)
+    for picture in (output, panels):
+        if picture is not None:
+            check_kind(picture)
+    for file in (output, panels, table):
+        if file is not None:
+            check_writable(file)
     lines = [f"{one.name} has no iterations yet." for one in runs if not one.records]
     try:
         bands = [band(group, arguments.x, arguments.window) for group in group_runs(runs)]

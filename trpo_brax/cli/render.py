@@ -31,7 +31,7 @@ def render(arguments: RenderArguments) -> Answer:
     console = Console(sys.stderr)
     from trpo_brax.evaluation import Watcher
     from trpo_brax.runs.evaluator import check_episodes
-    from trpo_brax.runs.files import written
+    from trpo_brax.runs.files import check_writable, written
     from trpo_brax.views.camera import model_camera
     from trpo_brax.views.opengl import choose_platform
     from trpo_brax.views.rendering import drawable_model
@@ -47,14 +47,16 @@ def render(arguments: RenderArguments) -> Answer:
     folder = run.path / "videos" if arguments.output is None else user_path(arguments.output)
     if arguments.output is None and folder.is_symlink():
         raise UserError(f"{folder} is a link, and nothing is written through it: name a folder by --output.")
+    for which in ("worst", "median", "best"):
+        check_writable(folder / f"{which}.mp4", makes_folders=True)
     evaluator = arguments.evaluator(run, environment)
-    with written(folder, "made"):
-        folder.mkdir(parents=True, exist_ok=True)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     chosen = choose_episodes(episodes.returns)
     with console.stage("Recording the worst, the median and the best"):
         recordings = evaluator.record(arguments.episodes, sorted(set(chosen.values())), seed=arguments.seed)
+    with written(folder, "made"):
+        folder.mkdir(parents=True, exist_ok=True)
     period = float(task.environment.dt) * run.config.rollout.action_repeat
     lines = []
     for which, index in chosen.items():

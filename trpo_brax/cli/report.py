@@ -25,10 +25,13 @@ class ReportArguments:
 @command(ReportArguments)
 def report(arguments: ReportArguments) -> Answer:
     """Run `trpo-brax report`."""
-    from trpo_brax.runs.files import write_text, written
+    from trpo_brax.runs.files import check_writable, write_text, written
+    from trpo_brax.runs.folder import RunFolder
     from trpo_brax.views.report import report_page
 
     output = user_path(arguments.run) / "report.html" if arguments.output is None else user_path(arguments.output)
+    RunFolder(arguments.run).read_config()
+    check_writable(output)
     page = report_page(arguments.run)
     with written(output):
         write_text(output, page)

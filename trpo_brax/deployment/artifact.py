@@ -14,7 +14,7 @@ from typing import Any
 
 from trpo_brax.deployment.description import MODELS, ArtifactError, Description, Format
 from trpo_brax.host.paths import user_path
-from trpo_brax.runs.files import open_plain, read_json, written
+from trpo_brax.runs.files import open_plain, read_json, try_folder, written
 
 DESCRIPTION = "policy.json"
 STANDALONE = "verify.py"
@@ -73,11 +73,14 @@ def sha256(data: bytes) -> str:
 
 
 def check_output(folder: Path, format: Format) -> None:
-    """Refuse a place that an export of this format would take something away from.
+    """Refuse a place that nothing can be written to, or that an export of this format would take something away from.
 
     Raises:
         ArtifactError: there is something else than an export of the same format.
+        UserError: it cannot be written.
     """
+    with written(f"output {folder}"):
+        try_folder(folder.absolute().parent, makes_folders=True)
     if not os.path.lexists(folder):
         return
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -100,6 +102,34 @@ def written(path: object, done: str = "written") -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be {done}: {error.strerror}.") from error
+
+
+def check_writable(file: Path, *, makes_folders: bool = False) -> None:
+    """Refuse a file that cannot be written, before anything slow is done for it; the attempt leaves nothing.
+
+    Args:
+        file: to write, or to write over.
+        makes_folders: the folders that it lacks will be made.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with written(file):
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        try_folder(file.absolute().parent, makes_folders=makes_folders)
+
+
+def try_folder(folder: Path, *, makes_folders: bool = False) -> None:
+    """Make a nameless file in a folder, or in the nearest above it that there is, and forget it.
+
+    Raises:
+        OSError: that cannot be.
+    """
+    while makes_folders and not os.path.lexists(folder):
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_json(file: Path, data: Any) -> None:

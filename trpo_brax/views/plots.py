@@ -72,13 +72,20 @@ def save_figure(figure: Figure, file: Path) -> None:
         UserError: there is no such kind.
         OSError: it cannot be written.
     """
-    kinds, kind = figure.canvas.get_supported_filetypes(), file.suffix.lstrip(".")
-    if kind not in kinds:
-        raise UserError(f"a picture cannot be written as {file.name}: its ending must be one of {', '.join(kinds)}.")
-    if kind == "png":
+    check_kind(file)
+    if file.suffix == ".png":
         file.write_bytes(png_of(figure))
     else:
         figure.savefig(file)
+
+
+def check_kind(file: Path) -> None:
+    """Raise a `UserError` where a file's ending says of no kind of picture."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if file.suffix.lstrip(".") not in kinds:
+        raise UserError(f"a picture cannot be written as {file.name}: its ending must be one of {', '.join(kinds)}.")
 
 
 def png_of(figure: Figure) -> bytes:
