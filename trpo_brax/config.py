@@ -248,6 +248,8 @@ def override(config: Config, **values: Any) -> Config:
     Raises:
         ConfigError: a name is unknown (the nearest are suggested) or a value cannot work.
     """
+    if not isinstance(config, Config):
+        raise ConfigError(f"config must be a Config, such as preset() returns for a task, not {config!r:.40}.")
     known = {name for name, _, _ in walk(config)}
     for name in values:
         if name not in known:

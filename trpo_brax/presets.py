@@ -36,6 +36,8 @@ def preset(task: str) -> Config:
     Raises:
         ConfigError: there is no such task; the sentence names the nearest ones.
     """
+    if not isinstance(task, str):
+        raise ConfigError(f"task must be the name of a task, not {task!r:.40}.")
     if task not in PRESETS:
         raise ConfigError(f"unknown task {task!r}{suggest(task, PRESETS)}")
     return PRESETS[task]

@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def certificate(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The certificate of its last policy."""
-    return certify(run, FEW, environment=History(), output=tmp_path_factory.mktemp("certificate"))
+    return certify(run.path, FEW, environment=History(), output=tmp_path_factory.mktemp("certificate") / "made")
 
 
 def by_hand(

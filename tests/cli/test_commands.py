@@ -589,7 +589,7 @@ class TestWholeCommands:
         told = capsys.readouterr()
         report = json.loads(told.out)
         assert list(report) == EVALUATION_KEYS and told.out.count("\n") == 1
-        wanted = tb.evaluate(Run.load("new"), episodes=12, environment=History()).to_dict()
+        wanted = tb.evaluate("new", episodes=12, environment=History()).to_dict()
         assert report.pop("failure") == wanted.pop("failure") == "terminated or non-finite"
         assert report == pytest.approx(wanted, rel=1e-6)
 

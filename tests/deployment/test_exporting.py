@@ -104,7 +104,7 @@ def test_onnx_says_how_to_run_it(onnx: Artifact, policy: Policy, monkeypatch: py
 def test_a_policy_of_one_observation_and_one_action(tmp_path: Path) -> None:
     config = override(TINY, environment="tests.tiny_environments:RewardByAction", total_steps=64)
     run = train_tiny(tmp_path / "run", environment=RewardByAction(), config=config)
-    act = actor(export(run, environment=RewardByAction()).model(), "onnx")
+    act = actor(export(run.path, environment=RewardByAction()).model(), "onnx")
     observations = np.random.default_rng(0).normal(size=(140, 1)).astype(np.float32)
     for batch in (1, 2, 7, 140):
         found = np.concatenate([act(observations[i : i + batch]) for i in range(0, 140, batch)])

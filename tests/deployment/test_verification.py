@@ -36,7 +36,9 @@ EPISODES = 400
 
 def verified(artifact: Artifact, run: Run, **options: Any) -> Verification:
     """Verify over few observations and episodes."""
-    return verify(artifact, run, environment=History(), **{"observations": 2000, "episodes": EPISODES, **options})
+    return verify(
+        artifact.folder, run.path, environment=History(), **{"observations": 2000, "episodes": EPISODES, **options}
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import trpo_brax as tb
 from tests.tiny_environments import Fault, Faulty, PointMass
 from tests.tiny_programs import assert_bit_identical, tiny_config
 from tests.tiny_runs import killed_copy, last_state, without_clock
+from trpo_brax.deployment import export, verify
 from trpo_brax.environments.making import make_task
-from trpo_brax.errors import RunFolderError
+from trpo_brax.errors import RunFolderError, TaskError
 from trpo_brax.host.console import Console
 from trpo_brax.learner.program import Program
 from trpo_brax.runs.checkpoints import Checkpoints
@@ -208,6 +209,59 @@ def test_a_signal_outside_the_iterations_stops_there(
     assert "Warning" not in told.getvalue() and not (folder / "quarantine").exists()
     assert run.summary["status"] == "finished" and run.summary["evaluation"]["episodes"] == 4
     assert without_clock(run) == without_clock(uninterrupted)
+
+
+def test_a_tasks_name_stands_for_its_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tb.Config] = []
+
+    def refuse(config: tb.Config, environment: Any) -> None:
+        asked.append(config)
+        raise TaskError("enough")
+
+    monkeypatch.setattr("trpo_brax.training.loop.make_task", refuse)
+    with pytest.raises(tb.UserError, match="enough"):
+        tb.train("hopper", run_dir=tmp_path / "run")
+    assert asked == [tb.preset("hopper")] and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: tb.train(42), "config must be a Config or the name of a task, not 42."),
+        (lambda: tb.train("hoper"), "unknown task 'hoper'; did you mean hopper or pusher or reacher?"),
+        (lambda: tb.train("hopper", run_dir=3), "run_dir must be a path, not 3."),
+        (
+            lambda: tb.override("hopper", num_envs=4),
+            "config must be a Config, such as preset() returns for a task, not 'hopper'.",
+        ),
+        (lambda: tb.preset(["hopper"]), "task must be the name of a task, not ['hopper']."),
+        (lambda: tb.Run.load(3), "run must be a Run or the path of its folder, not 3."),
+        (lambda: tb.evaluate(None), "run must be a Run or the path of its folder, not None."),
+        (lambda: tb.evaluate("nowhere"), "there is no run folder nowhere."),
+        (lambda: tb.certify("nowhere"), "there is no run folder nowhere."),
+        (lambda: export("nowhere"), "there is no run folder nowhere."),
+        (lambda: verify(3, "nowhere"), "artifact must be an Artifact or its path, not 3."),
+    ],
+)
+def test_what_a_function_cannot_take_is_one_sentence(call: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises(tb.UserError) as refusal:
+        call()
+    assert str(refusal.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"episodes": 10.5}, "episodes must be a whole number, not 10.5."),
+        ({"settings": 1000}, "settings must be a Certification, not 1000."),
+    ],
+)
+def test_what_a_run_cannot_be_asked_is_one_sentence(
+    options: dict[str, Any], sentence: str, uninterrupted: tb.Run
+) -> None:
+    with pytest.raises(tb.UserError) as refusal:
+        (tb.certify if "settings" in options else tb.evaluate)(uninterrupted, environment=PointMass(), **options)
+    assert str(refusal.value) == sentence
 
 
 def test_progress_is_told_in_copies_and_changes_nothing(uninterrupted: tb.Run, tmp_path: Path) -> None:

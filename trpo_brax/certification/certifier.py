@@ -41,7 +41,7 @@ _VERSIONS = ("trpo-brax", "jax", "brax", "mujoco", "numpy", "scipy")
 
 
 def certify(
-    run: Run,
+    run: Run | str | os.PathLike[str],
     settings: Certification | None = None,
     *,
     checkpoint: str | int = "latest",
@@ -55,7 +55,7 @@ def certify(
     What is stated is declared, and written to certificate.declared.json, before the first of those episodes is drawn.
 
     Args:
-        run: the run.
+        run: the run, or its folder.
         settings: what to state.
         checkpoint: `latest`, `best` or an iteration; not used where `settings.choose` is.
         policy_seed: whose policy, in a run of several seeds; by default the first one's.
@@ -70,6 +70,9 @@ def certify(
         UserError: the run, checkpoint or environment cannot be used, or the file cannot be written.
         EvaluationStopped: the listener said so.
     """
+    run = Run.load(run)
+    if not isinstance(settings, Certification | None):
+        raise ConfigError(f"settings must be a Certification, not {settings!r:.40}.")
     return _Certifier(
         run,
         settings or Certification(),

@@ -38,13 +38,17 @@ class Artifact:
         return self.folder / self.description.artifact
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Artifact:
-        """Open an exported policy by its folder or by its model's file.
+    def load(cls, path: Artifact | str | os.PathLike[str]) -> Artifact:
+        """Open an exported policy by its folder or by its model's file; one that is open is returned as it is.
 
         Raises:
             ArtifactError: this is none.
             RunFolderError: its description cannot be read.
         """
+        if isinstance(path, Artifact):
+            return path
+        if not isinstance(path, (str, os.PathLike)):
+            raise ArtifactError(f"artifact must be an Artifact or its path, not {path!r:.40}.")
         given = user_path(path)
         folder = given if given.is_dir() else given.parent
         if not os.path.lexists(given):

@@ -44,7 +44,7 @@ _CHECKED_CORNERS = 1000
 
 
 def export(
-    run: Run,
+    run: Run | str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
     format: Format = "onnx",
@@ -59,7 +59,7 @@ def export(
     `policy.json`, and for ONNX a `verify.py` that needs NumPy and onnxruntime alone.
 
     Args:
-        run: the run.
+        run: the run, or its folder.
         output: folder to make; by default `export` in the run folder, `export-stablehlo` for StableHLO. An earlier
             export of the same format is replaced.
         format: onnx, or stablehlo for JAX on a CPU or an NVIDIA GPU.
@@ -71,6 +71,7 @@ def export(
         ArtifactError: a package is missing, the output is used otherwise, or the model is not the policy.
         UserError: the run, checkpoint or environment cannot be used.
     """
+    run = Run.load(run)
     require(format)
     default = run.path / ("export" if format == "onnx" else f"export-{format}")
     folder = default if output is None else user_path(output)

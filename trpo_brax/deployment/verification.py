@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from decimal import ROUND_CEILING, Context
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,8 @@ _ALPHA = 0.05
 
 
 def verify(
-    artifact: Artifact,
-    run: Run,
+    artifact: Artifact | str | os.PathLike[str],
+    run: Run | str | os.PathLike[str],
     *,
     episodes: int | None = None,
     margin: float = 0.05,
@@ -62,8 +63,8 @@ def verify(
     against a bound that comes of them all: it is then noted that the statements were not checked.
 
     Args:
-        artifact: the exported policy.
-        run: the run it was exported from.
+        artifact: the exported policy, or its folder.
+        run: the run it was exported from, or its folder.
         episodes: how many in closed loop; by default the certificate's, else 1,000. Never more than the certificate's.
         margin: how far mean return and CVaR may be off, as a share of the reference's absolute mean return.
         failure_margin: how far the failure rate may be off. Episodes that never fail still leave a doubt of
@@ -80,7 +81,7 @@ def verify(
         UserError: the run, checkpoint or environment cannot be used.
         EvaluationStopped: the listener said so.
     """
-    listener = listener or Listener()
+    artifact, run, listener = Artifact.load(artifact), Run.load(run), listener or Listener()
     _check_positive(margin=margin, failure_margin=failure_margin, tolerance=tolerance)
     description = artifact.description
     seed = run.config.check_seed(description.policy_seed)

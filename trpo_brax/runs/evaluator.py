@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +140,8 @@ def episode_runner(
 
 def check_episodes(episodes: int, seed: int = 0) -> None:
     """Raise a `ConfigError` where there cannot be this many episodes, or episodes of this seed."""
+    if not isinstance(episodes, numbers.Integral):
+        raise ConfigError(f"episodes must be a whole number, not {episodes!r:.40}.")
     if not 1 <= episodes <= MOST_EPISODES:
         raise ConfigError(f"episodes must be at least 1 and at most {MOST_EPISODES}, not {episodes}.")
     if not 0 <= seed < 2**32:
@@ -155,7 +159,7 @@ def episode_key(seed: int, stream: Stream) -> jax.Array:
 
 
 def evaluate(
-    run: Run,
+    run: Run | str | os.PathLike[str],
     *,
     episodes: int = 1000,
     checkpoint: str | int = "latest",
@@ -168,7 +172,7 @@ def evaluate(
     """Run episodes of a trained policy, in parallel, each environment's first, and describe their returns.
 
     Args:
-        run: the run.
+        run: the run, or its folder.
         episodes: how many.
         checkpoint: `latest`, `best` or an iteration.
         stochastic: sample actions as in training, instead of acting by the mode.
@@ -180,6 +184,7 @@ def evaluate(
     Raises:
         UserError: the run, checkpoint or environment cannot be used, or `failure` is no predicate.
     """
+    run = Run.load(run)
     predicate = Failure(failure) if isinstance(failure, str) else failure
     evaluator = Evaluator(
         run,

@@ -36,12 +36,16 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Run:
-        """Open a run folder.
+    def load(cls, path: Run | str | os.PathLike[str]) -> Run:
+        """Open a run folder; a run that is open already is returned as it is.
 
         Raises:
             RunFolderError: this is none.
         """
+        if isinstance(path, Run):
+            return path
+        if not isinstance(path, (str, os.PathLike)):
+            raise RunFolderError(f"run must be a Run or the path of its folder, not {path!r:.40}.")
         folder = RunFolder(path)
         return cls(folder, folder.read_config())
 

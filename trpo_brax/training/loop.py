@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from trpo_brax.config import Config, override, shaping_differences, to_dict
 from trpo_brax.environments import environment_name, make_task
-from trpo_brax.errors import RunFolderError, TrainingError
+from trpo_brax.errors import ConfigError, RunFolderError, TrainingError
 from trpo_brax.host.console import Console
 from trpo_brax.host.devices import prepare
 from trpo_brax.host.stopping import StopRequest
+from trpo_brax.presets import preset
 from trpo_brax.runs.files import read_json
 from trpo_brax.runs.folder import RunFolder, default_run_dir
 from trpo_brax.runs.run import Run
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Config,
+    config: Config | str,
     *,
     environment: Env | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -37,7 +38,7 @@ def train(
     """Train a policy and leave a run folder.
 
     Args:
-        config: what to train and how.
+        config: what to train and how; a task's name stands for its preset.
         environment: a `brax.envs.Env` of your own, instead of `config.task` or `config.environment`.
         run_dir: where the run is kept; by default runs/TASK-SEED-TIMESTAMP.
         resume: continue the run in `run_dir`; a finished one is left as it is.
@@ -54,6 +55,12 @@ def train(
         UserError: one sentence says what cannot work; nothing was created or overwritten.
     """
     console = console or Console()
+    if isinstance(config, str):
+        config = preset(config)
+    if not isinstance(config, Config):
+        raise ConfigError(f"config must be a Config or the name of a task, not {config!r:.40}.")
+    if not isinstance(run_dir, str | os.PathLike | None):
+        raise ConfigError(f"run_dir must be a path, not {run_dir!r:.40}.")
     if resume and run_dir is None:
         raise RunFolderError("--resume continues the run in --run-dir, which was not given.")
     if environment is not None:
