@@ -325,7 +325,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "foreign checkpoint": (foreign_checkpoint, ["checkpoint", "policy_hidden_sizes (16,), not (8,)"]),
     "edited sizes": (
         edit_config(lambda data: data["rollout"].update(num_envs=16, unroll_length=4)),
-        ["does not belong", "num_envs 8, not 16, unroll_length 8, not 4"],
+        ["does not belong to this run's config.json", "num_envs 8, not 16, unroll_length 8, not 4"],
     ),
     "edited seeds": (edit_config(lambda data: data.update(num_seeds=2)), ["num_seeds 1, not 2"]),
     "edited network": (
@@ -556,6 +556,17 @@ class TestHelp:
         assert main(["--version"]) == 0
         jax, brax = (importlib.import_module(name).__version__ for name in ("jax", "brax"))
         assert re.fullmatch(rf"trpo-brax \d+\.\d+\.\d+ \(jax {jax}, brax {brax}\)\n", capsys.readouterr().out)
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["tasks"]) == 128 + 13
+    assert capsys.readouterr().err == ""
 
 
 def test_tasks_lists_all_eleven_with_their_backends(capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,7 +246,9 @@ def test_a_checkpoint_of_another_run_with_the_same_shapes_is_refused_and_kept(ru
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     shutil.copytree(other.path / "checkpoints" / "4", tmp_path / "run" / "checkpoints" / "4")
     before = contents(tmp_path / "run")
-    with pytest.raises(CheckpointError, match="does not belong to this run: it was written under seed 1, not 0"):
+    with pytest.raises(
+        CheckpointError, match=r"does not belong to this run's config\.json: it was written under seed 1, not 0"
+    ):
         resume_tiny(tmp_path / "run")
     assert contents(tmp_path / "run") == before
 

@@ -54,18 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # In a container: the kernel drops a SIGTERM that its first process has no handler for. Training sets its own.
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     try:
-        if words[:1] == ["help"]:
-            words = [*words[1:2], "--help"]
-        if words[:1] == ["--version"]:
-            print(_versions())
-            return 0
-        if not words or words[0] in ("-h", "--help"):
-            print(_overview())
-            return 0 if words else 2
-        if words[0] not in _COMMANDS:
-            raise ConfigError(f"unknown command {words[0]!r}{suggest(words[0], _COMMANDS)}")
-        _check_folders()
-        return _COMMANDS[words[0]][0](words[1:])
+        status = _answer(words)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"trpo-brax: {error}", file=sys.stderr)
         return error.exit_status
@@ -77,6 +68,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"trpo-brax: JAX cannot be used: {error}.", file=sys.stderr)
         return UserError.exit_status
+    except BrokenPipeError:
+        # Who reads has seen enough, as `head` does; the rest goes nowhere, or Python would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _answer(words: list[str]) -> int:
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    if words[:1] == ["--version"]:
+        print(_versions())
+        return 0
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] not in _COMMANDS:
+        raise ConfigError(f"unknown command {words[0]!r}{suggest(words[0], _COMMANDS)}")
+    _check_folders()
+    return _COMMANDS[words[0]][0](words[1:])
 
 
 def _check_folders() -> None:

@@ -259,7 +259,9 @@ class Checkpoints:
         different = [name for name in shaping_differences(written, self._config) if whole or name != "environment"]
         if different:
             told = ", ".join(f"{name} {one_line(theirs[name])}, not {one_line(ours[name])}" for name in different[:4])
-            raise CheckpointError(f"checkpoint {folder} does not belong to this run: it was written under {told}.")
+            raise CheckpointError(
+                f"checkpoint {folder} does not belong to this run's config.json: it was written under {told}."
+            )
 
 
 def _number(name: str) -> int | None:
