@@ -318,14 +318,17 @@ def test_peer_defect_11_a_bad_batch_does_not_end_a_long_run(tmp_path: Path) -> N
         assert np.all(np.isfinite(leaf))
 
 
-def test_returns_beyond_single_precision_do_not_end_a_run(tmp_path: Path) -> None:
-    """Finite rewards may add up to infinity: the mean is null, training goes on, and nothing of it is learned from."""
-    environment = Faulty(Fault("reward", value=3e38), Fault("reward", value=3e38, step=4))
+@pytest.mark.parametrize("reward", [1e30, 3e38])
+def test_rewards_beyond_single_precision_do_not_end_a_run(reward: float, tmp_path: Path) -> None:
+    """They cannot be squared, or add up to infinity: a mean may be null; training goes on, and nothing is learned."""
+    environment = Faulty(Fault("reward", value=reward), Fault("reward", value=reward, step=4))
     run = tb.train(tiny_config(total_steps=total(5)), environment=environment, run_dir=tmp_path / "run")
     assert len(run.metrics()) == 5
-    assert run.metrics()[-1]["episodes"] > 0 and run.metrics()[-1]["episode_return_mean"] is None
+    assert run.metrics()[-1]["episodes"] > 0
+    assert (run.metrics()[-1]["episode_return_mean"] is None) == (reward == 3e38)
     assert {row["step_outcome"] for row in run.metrics()} == {"non_finite"}
-    assert {row["reward_max_abs"] for row in run.metrics()} == {float(np.float32(3e38))}
+    assert {row["reward_max_abs"] for row in run.metrics()} == {float(np.float32(reward))}
+    assert len({row["parameter_fingerprint"] for row in run.metrics()}) == 1
     assert run.summary["findings"][0]["name"] == "reward_scale"
     policy = run.policy("latest")
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((policy.parameters, policy.statistics)))

@@ -128,8 +128,8 @@ def standardize(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.A
 
     Returns:
         (values - mean) / std [...], mean [] and std []. A batch without spread comes back as zeros, with std 0. Where
-        std is not finite, neither is what comes back: divided by infinity it would pass for a batch without spread.
+        std is not finite, what comes back means nothing.
     """
     mean, std = weighted_moments(values, weights)
-    scaled = jnp.where(std > 0, (values - mean) / jnp.where(std > 0, std, 1.0), 0.0)
-    return jnp.where(weights > 0, jnp.where(jnp.isfinite(std), scaled, std), 0.0), mean, std
+    spread = (weights > 0) & (std > 0)
+    return jnp.where(spread, (values - mean) / jnp.where(std > 0, std, 1.0), 0.0), mean, std

@@ -15,6 +15,7 @@ from trpo_brax.algorithm import (
     Distribution,
     PolicyBatch,
     Scale,
+    StepOutcome,
     TrustRegionStep,
     anywhere,
     explained_variance,
@@ -159,7 +160,10 @@ class Iteration:
         """Take the policy's trust-region step."""
         settings, policy = self.config.trust_region, self.networks.distribution
         samples = (judgement.observations, judgement.actions, judgement.advantages, judgement.weights)
-        return policy_step(policy, state.policy, policy_batch(*samples, settings.fisher_fraction), settings)
+        step = policy_step(policy, state.policy, policy_batch(*samples, settings.fisher_fraction), settings)
+        # Divided by an infinite deviation advantages are 0, which is no sign that no action was better than another.
+        outcome = jnp.where(jnp.isfinite(judgement.advantage_std), step.taken.outcome, StepOutcome.NON_FINITE)
+        return step._replace(taken=step.taken._replace(outcome=outcome))
 
     def fit(self, state: TrainState, judgement: Judgement) -> tuple[CriticParameters, CriticFit]:
         """Fit the critic, in units of its new targets."""
