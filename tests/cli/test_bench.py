@@ -44,7 +44,7 @@ def test_json_is_one_object_with_the_promised_keys(capsys: pytest.CaptureFixture
     ("words", "sentence"),
     [
         ("--repeats 0", "repeats must be at least 1"),
-        ("--run-dir here", "Unrecognized options: --run-dir"),
+        ("--run-dir here", "unknown option --run-dir"),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(words: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
