@@ -60,7 +60,7 @@ def model_of(xml: str) -> Any:
 
 def task_of(model: Any, name: str = "drawn") -> Task:
     environment: Any = SimpleNamespace(sys=SimpleNamespace(mj_model=model), dt=PERIOD)
-    return Task(name, environment, 1, (-1.0,), (1.0,))
+    return Task(name, environment, (-1.0,), (1.0,))
 
 
 def state(*positions: float) -> Any:

@@ -148,7 +148,7 @@ def test_findings_are_printed_one_a_line() -> None:
 )
 def test_an_environment_that_cannot_be_stepped_is_one_error(environment, sentence: str) -> None:
     # `own_task` would have refused it: this is a task that someone built by hand.
-    task = Task(environment_name(environment), environment, 2, (-1.0,), (1.0,))
+    task = Task(environment_name(environment), environment, (-1.0,), (1.0,))
     (finding,) = check_environment(task)
     assert (finding.level, finding.topic) == ("error", "structure")
     assert sentence in finding.sentence

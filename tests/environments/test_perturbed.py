@@ -120,7 +120,7 @@ class Box(Slide):
 def test_friction_holds_a_sliding_box_back(backend: str) -> None:
     """Coulomb: after v / (mu g), here 0.6 s, it has slid v^2 / (2 mu g); on twice the friction half as far."""
     box = Box(backend)
-    task = Task("box", box, 1, (-1.0,), (1.0,))
+    task = Task("box", box, (-1.0,), (1.0,))
 
     @jax.jit
     def distance(perturbation: Perturbation) -> jax.Array:

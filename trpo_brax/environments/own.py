@@ -51,13 +51,8 @@ def own_task(environment: Env, config: RolloutConfig) -> Task:
             raise TaskError(f"environment {name} is not a brax.envs.Env: it has no {attribute}.")
     low, high = _action_bounds(name, environment, _action_size(name, environment), config)
 
-    def first_observation(key: jax.Array) -> jax.Array:
-        state = environment.reset(key)
-        _refuse_start(name, state)
-        return state.obs
-
-    (observation_size,) = _traced(name, "reset", first_observation, KEY).shape
-    task = Task(name, environment, observation_size, low, high)
+    _traced(name, "reset", lambda key: _refuse_start(name, environment.reset(key)), KEY)
+    task = Task(name, environment, low, high)
     _try_out(task, config)
     return task
 

@@ -54,11 +54,15 @@ class Task:
 
     name: str
     environment: Env
-    observation_size: int
     action_low: tuple[float, ...]
     """Lowest action per component, as `environment.step` takes it."""
     action_high: tuple[float, ...]
     """Highest action per component, as `environment.step` takes it."""
+
+    @functools.cached_property
+    def observation_size(self) -> int:
+        """Length of the observation vector; Brax's own property runs a reset."""
+        return int(jax.eval_shape(self.start, KEY).obs.shape[0])
 
     # Jitted for their traces' sake: whoever resets or steps this task shares one, and tracing Brax takes seconds.
 
@@ -99,9 +103,7 @@ def brax_task(name: str, backend: str) -> Task:
         with _no_mujoco_log():
             environment = envs.get_environment(name, backend=backend)
     size = int(environment.action_size)
-    # From shapes alone: Brax's own property runs a reset.
-    (observation_size,) = jax.eval_shape(environment.reset, KEY).obs.shape
-    return Task(name, environment, observation_size, (-1.0,) * size, (1.0,) * size)
+    return Task(name, environment, (-1.0,) * size, (1.0,) * size)
 
 
 def return_bounds(task: str, steps: int) -> tuple[float | None, float | None]:
