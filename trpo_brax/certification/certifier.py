@@ -20,7 +20,7 @@ from trpo_brax.certification.certificate import (
 from trpo_brax.certification.perturbing import World, certify_worlds, perturbed_worlds
 from trpo_brax.certification.settings import Certification, Listener
 from trpo_brax.certification.training_runs import training_runs_statement
-from trpo_brax.environments import return_bounds
+from trpo_brax.environments import Task, return_bounds
 from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.evaluation import Episodes, Failure, Watcher, summarize
 from trpo_brax.host.paths import user_path
@@ -46,7 +46,7 @@ def certify(
     *,
     checkpoint: str | int = "latest",
     policy_seed: int | None = None,
-    environment: Env | None = None,
+    environment: Env | Task | None = None,
     output: str | os.PathLike[str] | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def certify(
         settings or Certification(),
         checkpoint,
         run.config.check_seed(policy_seed),
-        environment,
+        run.task(environment),
         run.path if output is None else user_path(output),
         listener or Listener(),
     ).certificate()
@@ -90,7 +90,7 @@ class _Certifier:
     settings: Certification
     checkpoint: str | int
     seed: int
-    environment: Env | None
+    task: Task
     output: Path
     listener: Listener
 
@@ -109,7 +109,7 @@ class _Certifier:
             episodes=self.settings.episodes,
             checkpoint=self.checkpoint,
             policy_seeds=[self.seed],
-            environment=self.environment,
+            environment=self.task,
         )
 
     def certificate(self) -> dict[str, Any]:
@@ -144,9 +144,7 @@ class _Certifier:
         """Return the checkpoint that does best on episodes that the certificate will not see."""
         run, settings, found = self.run, self.settings, {}
         # One program for all: they differ by their parameters alone.
-        evaluator = Evaluator(
-            run, episodes=settings.choice_episodes, policy_seeds=[self.seed], environment=self.environment
-        )
+        evaluator = Evaluator(run, episodes=settings.choice_episodes, policy_seeds=[self.seed], environment=self.task)
         for iteration in run.checkpoints.iterations():
             policy = run.policy(iteration, policy_seed=self.seed)
             what = f"Choosing: checkpoint {iteration}"
@@ -243,7 +241,7 @@ class _Certifier:
         if run.config.num_seeds < 2:
             return None
         which = self.checkpoint if settings.choose == "no" else "latest"
-        evaluator = Evaluator(run, episodes=episodes, checkpoint=which, environment=self.environment)
+        evaluator = Evaluator(run, episodes=episodes, checkpoint=which, environment=self.task)
         figures = []
         for seed in run.config.seeds:
             drawn = self.draw(f"Seed {seed}", Stream.CHOICE, episodes, evaluator, policy_seed=seed)
@@ -267,7 +265,7 @@ class _Certifier:
                 settings,
                 checkpoint=self.evaluator.iterations[self.seed],
                 policy_seed=self.seed,
-                environment=self.environment,
+                task=self.task,
                 watcher=Watcher(self.listener.stopped, progress),
             )
 

@@ -16,7 +16,7 @@ from trpo_brax.runs.evaluator import Evaluator
 from trpo_brax.runs.run import Run
 
 if TYPE_CHECKING:
-    from brax.envs import Env
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def certify_worlds(
     *,
     checkpoint: int,
     policy_seed: int,
-    environment: Env | None,
+    task: Task,
     watcher: Watcher,
 ) -> dict[str, Any]:
     """Return the four statements in every world, all of them together at the declared confidence.
@@ -57,7 +57,7 @@ def certify_worlds(
         episodes=settings.perturb_episodes,
         checkpoint=checkpoint,
         policy_seeds=[policy_seed],
-        environment=environment,
+        environment=task,
         worlds=lambda task, world: perturbed_task(task, world[0], world[1], repeat),
     )
     std = evaluator.policies[policy_seed].statistics.std()

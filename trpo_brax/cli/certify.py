@@ -29,7 +29,7 @@ class CertifyArguments(PolicyArguments):
 def certify(arguments: CertifyArguments) -> Answer:
     """Run `trpo-brax certify`."""
     console = Console(sys.stderr)
-    run, environment = arguments.open(arguments.statements.episodes, console)
+    run, task = arguments.open(arguments.statements.episodes, console)
     from trpo_brax.certification.certifier import certify as certify_run
     from trpo_brax.runs.files import check_writable, write_text, written
     from trpo_brax.views.certificate_page import certificate_page
@@ -47,7 +47,7 @@ def certify(arguments: CertifyArguments) -> Answer:
         arguments.statements,
         checkpoint=arguments.checkpoint,
         policy_seed=arguments.policy_seed,
-        environment=environment,
+        environment=task,
         output=output,
         listener=Listener(counting=console.counting, note=console.note, written=write_page),
     )

@@ -44,8 +44,8 @@ def evaluate(arguments: EvaluateArguments) -> Answer:
         if output.suffix != ".npz":
             raise UserError(f"output must be a file that ends in .npz, not {output}.")
         check_writable(output)
-    run, environment = arguments.open(arguments.episodes, console)
-    evaluator = arguments.evaluator(run, environment)
+    run, task = arguments.open(arguments.episodes, console)
+    evaluator = arguments.evaluator(run, task)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     if output is not None:

@@ -25,7 +25,7 @@ class ExportArguments(PolicyArguments):
 def export(arguments: ExportArguments) -> Answer:
     """Run `trpo-brax export`."""
     console = Console(sys.stderr)
-    run, environment = arguments.open(1, console)
+    run, task = arguments.open(1, console)
     from trpo_brax.deployment import export as export_policy
 
     with console.stage("Exporting and checking"):
@@ -35,7 +35,7 @@ def export(arguments: ExportArguments) -> Answer:
             format=arguments.format,
             checkpoint=arguments.checkpoint,
             policy_seed=arguments.policy_seed,
-            environment=environment,
+            environment=task,
         )
     for note in artifact.notes:
         console.warn(note)

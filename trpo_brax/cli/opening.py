@@ -14,8 +14,7 @@ from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.host.console import Console
 
 if TYPE_CHECKING:
-    from brax.envs import Env
-
+    from trpo_brax.environments import Task
     from trpo_brax.runs.evaluator import Evaluator
     from trpo_brax.runs.run import Run
 
@@ -33,8 +32,8 @@ class RunArguments:
     platform: Platform = "auto"
     """auto: what JAX finds; cpu; gpu: fail where there is none."""
 
-    def open(self, parallel: int, console: Console) -> tuple[Run, Env | None]:
-        """Return the run and the environment of the user's own, if it was given, once JAX's devices are chosen.
+    def open(self, parallel: int, console: Console) -> tuple[Run, Task]:
+        """Return the run and its task, once JAX's devices are chosen.
 
         Args:
             parallel: how many environments there are to be spread over the devices.
@@ -52,8 +51,7 @@ class RunArguments:
         refuse_unnamed(run.config, self.environment, self.environment_arguments, self.run)
         own = load_environment(self.environment, self.environment_arguments) if self.environment else None
         # What cannot work is said before anything slow is begun.
-        run.task(own)
-        return run, own
+        return run, run.task(own)
 
 
 def refuse_unnamed(trained: Config, environment: str | None, arguments: str | None, run: object) -> None:
@@ -95,7 +93,7 @@ class EpisodeArguments(PolicyArguments):
     seed: int = 0
     """Seed of the episodes; no training draws from the same stream."""
 
-    def evaluator(self, run: Run, environment: Env | None) -> Evaluator:
+    def evaluator(self, run: Run, task: Task) -> Evaluator:
         """Return what runs them, of what `open` returned."""
         from trpo_brax.runs.evaluator import Evaluator
 
@@ -105,5 +103,5 @@ class EpisodeArguments(PolicyArguments):
             checkpoint=self.checkpoint,
             policy_seeds=[run.config.check_seed(self.policy_seed)],
             stochastic=self.stochastic,
-            environment=environment,
+            environment=task,
         )

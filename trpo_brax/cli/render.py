@@ -39,8 +39,7 @@ def render(arguments: RenderArguments) -> Answer:
     # What cannot work is said before anything slow is begun; MuJoCo itself cannot be imported with some MUJOCO_GL.
     check_episodes(arguments.episodes, arguments.seed)
     drawing = choose_platform()
-    run, environment = arguments.open(arguments.episodes, console)
-    task = run.task(environment)
+    run, task = arguments.open(arguments.episodes, console)
     model = drawable_model(task.environment, task.name)
     if arguments.video.camera is not None:
         model_camera(model, arguments.video.camera)
@@ -49,7 +48,7 @@ def render(arguments: RenderArguments) -> Answer:
         raise UserError(f"{folder} is a link, and nothing is written through it: name a folder by --output.")
     for which in ("worst", "median", "best"):
         check_writable(folder / f"{which}.mp4", makes_folders=True)
-    evaluator = arguments.evaluator(run, environment)
+    evaluator = arguments.evaluator(run, task)
     with console.counting("Evaluating", arguments.episodes) as progress:
         episodes = evaluator.run(arguments.episodes, seed=arguments.seed, watcher=Watcher(progress=progress))
     chosen = choose_episodes(episodes.returns)

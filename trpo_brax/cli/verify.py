@@ -41,7 +41,7 @@ class VerifyArguments(RunArguments):
 def verify(arguments: VerifyArguments) -> Answer:
     """Run `trpo-brax verify`."""
     console = Console(sys.stderr)
-    run, environment = arguments.open(arguments.episodes or 1000, console)
+    run, task = arguments.open(arguments.episodes or 1000, console)
     from trpo_brax.deployment import Artifact
     from trpo_brax.deployment import verify as verify_policy
 
@@ -54,7 +54,7 @@ def verify(arguments: VerifyArguments) -> Answer:
         failure_margin=arguments.failure_margin,
         tolerance=arguments.tolerance,
         checkpoint=arguments.checkpoint,
-        environment=environment,
+        environment=task,
         listener=Listener(counting=console.counting, note=console.note),
     )
     lines = [

@@ -50,7 +50,7 @@ def export(
     format: Format = "onnx",
     checkpoint: str | int = "latest",
     policy_seed: int | None = None,
-    environment: Env | None = None,
+    environment: Env | Task | None = None,
 ) -> Artifact:
     """Write a trained policy as one model that a computer without this package can run.
 

@@ -25,6 +25,7 @@ from trpo_brax.deployment.findings import ClosedLoop, Finding, Verification
 from trpo_brax.deployment.formats import Act, actor, policy_act
 from trpo_brax.deployment.observations import compare_actions, corner_observations, visited_observations
 from trpo_brax.deployment.statements import Certified
+from trpo_brax.environments import Task
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import DEFAULT_FAILURE, Episodes, Failure, Watcher
 from trpo_brax.randomness import Stream
@@ -50,7 +51,7 @@ def verify(
     failure_margin: float = 0.01,
     tolerance: float = TOLERANCE,
     checkpoint: str | int | None = None,
-    environment: Env | None = None,
+    environment: Env | Task | None = None,
     observations: int = 100_000,
     listener: Listener | None = None,
 ) -> Verification:

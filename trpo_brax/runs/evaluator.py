@@ -59,7 +59,7 @@ class Evaluator:
         checkpoint: str | int = "latest",
         policy_seeds: Sequence[int] | None = None,
         stochastic: bool = False,
-        environment: Env | None = None,
+        environment: Env | Task | None = None,
         worlds: Callable[[Task, Any], Task] | None = None,
     ) -> None:
         check_episodes(episodes)
@@ -166,7 +166,7 @@ def evaluate(
     stochastic: bool = False,
     seed: int = 0,
     policy_seed: int | None = None,
-    environment: Env | None = None,
+    environment: Env | Task | None = None,
     failure: str | Failure = DEFAULT_FAILURE,
 ) -> EvaluationReport:
     """Run episodes of a trained policy, in parallel, each environment's first, and describe their returns.

@@ -95,16 +95,18 @@ class Run:
         """
         return Checkpoints(self._folder.checkpoints, self.config)
 
-    def task(self, environment: Env | None = None) -> Task:
+    def task(self, environment: Env | Task | None = None) -> Task:
         """Return the task of the run.
 
         Args:
             environment: for a run on an environment of the user's own, that environment: it is never imported from
-                what a run folder says.
+                what a run folder says. What this returned of it will do, and saves tracing it again.
 
         Raises:
             TaskError: it is missing, or its sizes are not those the run was trained with.
         """
+        if isinstance(environment, Task):
+            return environment
         trained_on = self.config.environment
         if environment is None:
             if trained_on is not None:

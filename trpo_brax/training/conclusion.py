@@ -111,10 +111,9 @@ class _Conclusion:
         config = self._config
         episodes = config.record.final_evaluation_episodes
         what = f"{episodes} episodes" if config.num_seeds == 1 else f"{episodes} episodes of each seed"
-        own = self._task.environment if config.environment is not None else None
         try:
             with self._console.stage(f"Evaluating {what}"):
-                evaluator = Evaluator(Run.load(self._folder.path), episodes=episodes, environment=own)
+                evaluator = Evaluator(Run.load(self._folder.path), episodes=episodes, environment=self._task)
                 watcher = Watcher(stopped=lambda: bool(self._stop))
                 reports = {
                     seed: summarize(evaluator.run(episodes, policy_seed=seed, watcher=watcher)) for seed in config.seeds
