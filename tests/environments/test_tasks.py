@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from trpo_brax.environments import TASKS, VectorizedEnvironment, brax_task
-from trpo_brax.environments.vectorized import POOL_SIZE
+from trpo_brax.environments import TASKS, brax_task
 from trpo_brax.errors import TaskError
 
 SIZES = {
@@ -42,8 +41,6 @@ TRACED = [
 ]
 """Every task once and every backend at least once; test_brax_physics.py compiles some, and every pair where slow."""
 
-NUM_ENVS = 4
-
 
 def shapes(tree):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
@@ -63,21 +60,15 @@ def test_tasks_construct_reset_and_step(task_name: str, backend: str) -> None:
     assert task.action_low == (-1.0,) * action
     assert task.action_high == (1.0,) * action
     assert task.environment.backend == backend
-    environment = VectorizedEnvironment(task, episode_length=1000)
-    # From shapes alone, and from one trace of reset and one of step: what a pool holds is what reset returns.
-    start = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((NUM_ENVS, 2), jnp.uint32))
-    pool = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((NUM_ENVS, POOL_SIZE, *leaf.shape[1:]), leaf.dtype), start.state
-    )
-    actions = jax.ShapeDtypeStruct((NUM_ENVS, action), jnp.float32)
-    taken = jax.ShapeDtypeStruct((NUM_ENVS,), jnp.int32)
-    after, transitions, _ = jax.eval_shape(environment.step, start, actions, pool, taken)
+    # From shapes alone, and from one trace of each: test_vectorized.py has what copies of any task do.
+    start = jax.eval_shape(task.start, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    after = jax.eval_shape(task.advance, start, jax.ShapeDtypeStruct((action,), jnp.float32))
     # Leaf by leaf: from Python 3.13 on, == of MuJoCo's dataclasses asks an empty array for its truth.
     assert jax.tree.structure(start) == jax.tree.structure(after)
     assert jax.tree.leaves(shapes(start)) == jax.tree.leaves(shapes(after))
-    assert transitions.next_observation.shape == (NUM_ENVS, observation)
-    assert transitions.reward.shape == transitions.done.shape == transitions.valid.shape == (NUM_ENVS,)
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves((start, after, transitions)))
+    assert after.obs.shape == (observation,)
+    assert after.reward.shape == after.done.shape == ()
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves((start, after)))
 
 
 def test_a_task_is_loaded_once() -> None:
