@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import json
+import re
 import sysconfig
 import traceback
 import warnings
@@ -110,10 +111,8 @@ def reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     # A first line that ends in a colon announces the others.
     line = lines[-1] if lines[0].endswith(":") else lines[0]
-    installed, ours = sysconfig.get_path("purelib"), str(Path(__file__).parents[1])
-    theirs = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((installed, ours))
-    ]
+    others = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
+    theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
     where = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
     return f"{type(error).__name__}: {line[:_MOST_TOLD].rstrip('.')}{where}"
 
@@ -147,9 +146,9 @@ def _refuse_wrappers(name: str, environment: Any) -> None:
     """Refuse what does the trainer's own part, whichever library's wrapper it is."""
     while environment is not None:
         kind = type(environment).__name__
-        if "AutoReset" in kind:
+        if re.search("AutoReset.*Wrapper", kind):
             raise TaskError(f"environment {name} resets itself; take off its {kind}, the trainer resets.")
-        if "Vmap" in kind:
+        if re.search("Vmap.*Wrapper", kind):
             what = "is randomised and vectorised" if "Random" in kind else "is vectorised"
             raise TaskError(
                 f"environment {name} {what}; take off its {kind}, the trainer steps copies of a single one."
