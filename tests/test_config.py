@@ -287,6 +287,11 @@ class TestResume:
         with pytest.raises(ConfigError, match=r"^environment_arguments .*JSON"):
             override(Config(), environment="a:b", environment_arguments=text)
 
+    @pytest.mark.parametrize("name", ["a:My Env", "a:$x$", "a:b\n", "a/b:c"])
+    def test_an_environment_has_a_name_that_can_be_read_again(self, name: str) -> None:
+        with pytest.raises(ConfigError, match=r"^environment must be"):
+            override(Config(), environment=name)
+
     def test_arguments_without_an_environment_are_refused(self) -> None:
         with pytest.raises(ConfigError, match="give environment, too"):
             override(Config(), environment_arguments="{}")

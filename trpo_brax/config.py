@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
@@ -40,6 +41,10 @@ MOST_METRICS = 1000
 """Numbers by name in an environment's `State.metrics`, and in a record."""
 MOST_CHARACTERS = 200
 """Of a name in an environment's State, and in a record."""
+SQUARABLE = 2.0**64
+"""Squares of anything larger are more than a float32 holds, and those of its inverse less."""
+NAME = re.compile(r"[\w.:<>-]*")
+"""Of a task or an environment: it stands in messages and in pictures, where a dollar sign begins a formula."""
 _GONE = ("damping_patience", "damping_growth", "damping_levels")
 MAY_CHANGE = "may change when a run is resumed: it does not shape learning"
 
@@ -202,6 +207,8 @@ class Config(Checked):
         if isinstance(self.environment_arguments, str):
             object.__setattr__(self, "environment_arguments", one_spelling(self.environment_arguments))
         super().__post_init__()
+        if self.environment is not None and not NAME.fullmatch(self.environment):
+            raise ConfigError(f"environment must be package.module:Class or :function, not {self.environment!r}.")
         if self.environment_arguments is not None and self.environment is None:
             raise ConfigError("environment_arguments are for an environment of your own; give environment, too.")
         if self.seed + self.num_seeds > 2**32:

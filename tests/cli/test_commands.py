@@ -394,6 +394,7 @@ def test_a_run_asks_for_the_arguments_of_its_environment(here: Path, capsys: pyt
     again = f"""--environment {HISTORY} --environment-arguments '{{"goal": 2}}'"""
     for words in (EVALUATE, RESUME):
         refused_untouched(words, [again], here, capsys)
+    refused_untouched([*EVALUATE, "--environment-arguments", '{"goal": 3}'], ['{"goal": 2}'], here, capsys)
 
 
 def test_a_second_trainer_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

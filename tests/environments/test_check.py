@@ -25,6 +25,10 @@ from tests.tiny_environments import (
 from trpo_brax.config import RolloutConfig
 from trpo_brax.environments import Task, environment_name, own_task
 from trpo_brax.environments.check import CHUNK, NUM_ENVS, Finding, _action_range, check_environment
+from trpo_brax.environments.quiet import quiet
+
+with quiet():
+    from brax.envs.wrappers.training import EpisodeWrapper
 
 
 @functools.cache
@@ -37,6 +41,16 @@ def told(environment, topic: str, *, level: str | None = None) -> str:
     """Return what is said of a topic, at any level or at one."""
     found = [f for f in findings_of(environment) if f.topic == topic and level in (None, f.level)]
     return "\n".join(f"{finding.level}: {finding.sentence}" for finding in found)
+
+
+class Keyed(PointMass):
+    """Holds a typed key, which its starts depend on."""
+
+    def __init__(self) -> None:
+        self.key = jax.random.key(3)
+
+    def reset(self, rng):
+        return super().reset(rng + jax.random.key_data(self.key))
 
 
 class Changed(PointMass):
@@ -143,7 +157,7 @@ def test_findings_are_printed_one_a_line() -> None:
     [
         (ChangesShape(), "returns obs of shape (2,) from step, (1,) from reset."),
         (ChangesShape(info_only=True), "info['extra'] is in step's State only; begin it in reset."),
-        (Raises(), "tracing reset and step raises RuntimeError: no such motor (test_check.py, line"),
+        (Raises(), "step raises RuntimeError: no such motor (test_check.py, line"),
     ],
 )
 def test_an_environment_that_cannot_be_stepped_is_one_error(environment, sentence: str) -> None:
@@ -168,6 +182,10 @@ def test_types_are_named() -> None:
 def test_a_draw_outside_of_the_state_is_an_error() -> None:
     assert told(Global(), "repeatable").startswith("error: tracing twice gives two programs")
     assert told(HEALTHY, "repeatable").startswith("ok: the same keys and actions give the same results")
+
+
+def test_a_typed_key_of_the_environments_own_is_a_constant_like_others() -> None:
+    assert told(Keyed(), "repeatable").startswith("ok: the same keys and actions give the same results")
 
 
 def test_resets_that_do_not_use_their_key() -> None:
@@ -243,6 +261,8 @@ def test_rewards_are_described() -> None:
     assert "per step: squares of returns are beyond single precision" in told(beyond, "reward", level="error")
     tiny = Changed(lambda state, action: state.replace(reward=1e-6 * action[0]))
     assert told(huge, "reward").startswith("warning: mean")
+    large = Changed(lambda state, action: state.replace(reward=1e17 * action[0]))
+    assert told(large, "reward").startswith("warning: mean")
     assert told(tiny, "reward").startswith("warning: mean")
     uniform = Changed(lambda state, action: state.replace(reward=action[0]))
     numbers = told(uniform, "reward").replace(",", "").split()
@@ -267,12 +287,14 @@ class Actuated(Bounded):
         super().__init__(**bounds, control_range=[(-2, 2), (-3, 4)])
         self.gain = gain
 
-    def pipeline_step(self, physics, action):
-        return physics
+    def pipeline_step(self, physics, action, twice=False):
+        return physics, twice
 
     def step(self, state, action):
         if self.gain is not None:
-            self.pipeline_step(state.pipeline_state, action * jnp.array(self.gain) + jnp.array([0.0, 0.5]))
+            torque = action * jnp.array(self.gain) + jnp.array([0.0, 0.5])
+            _, twice = self.pipeline_step(physics=state.pipeline_state, action=torque, twice=True)
+            assert twice
         return super().step(state, action)
 
 
@@ -285,6 +307,8 @@ OWN = "the actuators' own range is [-3, 4]"
         (HEALTHY, None),
         (Bounded(control_range=[(-1, 1), (-1, 1)]), None),
         (Actuated([2.0, 3.5]), f"ok: actions are in [-1, 1]; {OWN}, and step rescales to it."),
+        (Actuated([-2.0, 3.5]), f"ok: actions are in [-1, 1]; {OWN}, and step rescales to it."),
+        (EpisodeWrapper(Actuated([2.0, 3.5]), 10, 1), f"ok: actions are in [-1, 1]; {OWN}, and step rescales to it."),
         (Actuated(None, low=[-2, -3], high=[2, 4]), None),
         (
             Actuated([1.0, 0.5]),
@@ -293,7 +317,7 @@ OWN = "the actuators' own range is [-3, 4]"
         ),
         (
             Actuated(None),
-            f"warning: actions are in [-1, 1]; {OWN}: give action_low and action_high if step takes that.",
+            f"warning: actions are in [-1, 1]; {OWN}: see that step rescales to it.",
         ),
     ],
 )

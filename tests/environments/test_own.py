@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -108,6 +109,26 @@ class Keeps(PointMass):
         return super().step(state, action + self.goal)
 
 
+class KeepsAction(PointMass):
+    """Keeps the last action on itself."""
+
+    last = None
+
+    def step(self, state, action):
+        before, self.last = self.last, action
+        return super().step(state, action if before is None else action - before)
+
+
+class AutoResetCart(PointMass):
+    """Called like a wrapper, and none."""
+
+
+class Unready(PointMass):
+    @property
+    def action_size(self):
+        raise NotImplementedError("ask the model")
+
+
 def changed(**parts):
     return lambda state: state.replace(**parts)
 
@@ -141,7 +162,10 @@ class RandomVmapWrapper(brax_wrappers.Wrapper):
     """As the randomising wrappers of Brax and MuJoCo Playground are called."""
 
 
-NAMES = ": a State holds things under names of printable characters, at most 200 of them, not under"
+NAMES = (
+    ": a State holds things under names of printable characters, at most 200 of them, that do not end in /, and not "
+    "under"
+)
 NO_STATE = " must return a brax.envs.State from reset; its"
 SIZE = ": action_size must be a whole number of at least 1, not"
 WRAPPED = "take off its {}, the trainer steps copies of a single one."
@@ -166,6 +190,10 @@ REFUSED = [
     (
         Mine(with_info(count=False), with_info(count=2)),
         " returns info['count'] as int32 from step, bool from reset; begin it with int32.",
+    ),
+    (
+        Mine(with_info(count=jnp.zeros((), jnp.uint8)), with_info(count=jnp.zeros((), jnp.int32))),
+        " returns info['count'] as int32 from step, uint8 from reset; begin it with int32.",
     ),
     # Wrappers that do the trainer's part
     (
@@ -209,6 +237,7 @@ REFUSED = [
         Mine(with_info(**{"a\nb": 0.0})),
         f"{NAMES} 'info.a\\nb'.",
     ),
+    (Mine(with_info(**{"a/": 0.0})), f"{NAMES} 'info.a/'."),
     (
         Mine(changed(metrics={"m" * 200: 0.0})),
         f"{NAMES} 'metrics.{'m' * 32}'.",
@@ -228,8 +257,11 @@ REFUSED = [
     ),
     (Mine(action_size=(1,)), f"{SIZE} (1,)."),
     (Mine(action_size=0), f"{SIZE} 0."),
+    (Mine(action_size=math.inf), f"{SIZE} inf."),
+    (Unready(), ": action_size raises NotImplementedError: ask the model (test_own.py, line {Unready})."),
     (Mine(action_size=1.5), f"{SIZE} 1.5."),
     # What raises
+    (KeepsAction(), ": step uses what an earlier call left on the object; keep it in info."),
     (Keeps(), ": step uses what an earlier call left on the object; keep it in info."),
     (Mine(after=misses), ": step raises KeyError: 'goal' (test_own.py, line {misses})."),
     (Mine(start=announces), ": reset raises ValueError: (3,) and (2,) (test_own.py, line {announces})."),
@@ -239,6 +271,7 @@ REFUSED = [
 @pytest.mark.parametrize(("environment", "sentence"), REFUSED, ids=[sentence[:60] for _, sentence in REFUSED])
 def test_what_a_trainer_cannot_use_is_refused_in_one_sentence(environment, sentence: str) -> None:
     lines = {function.__name__: inspect.getsourcelines(function)[1] + 1 for function in (misses, announces)}
+    lines["Unready"] = inspect.getsourcelines(Unready)[1] + 3
     for function, line in lines.items():
         sentence = sentence.replace(f"{{{function}}}", str(line))
     with pytest.raises(TaskError) as raised:
@@ -251,9 +284,9 @@ def test_a_class_in_place_of_an_object_is_refused_by_name() -> None:
         own_task(PointMass, RolloutConfig())
 
 
-def test_brax_s_episode_wrapper_may_stay() -> None:
-    task = own_task(brax_wrappers.EpisodeWrapper(PointMass(), 10, 1), RolloutConfig())
-    assert task.observation_size == 2
+@pytest.mark.parametrize("environment", [brax_wrappers.EpisodeWrapper(PointMass(), 10, 1), AutoResetCart()])
+def test_what_only_looks_like_the_trainers_part_may_stay(environment) -> None:
+    assert own_task(environment, RolloutConfig()).observation_size == 2
 
 
 def test_load_environment_builds_the_class() -> None:
@@ -289,7 +322,11 @@ def test_load_environment_says_what_is_wrong(specification: str, sentence: str) 
     assert str(raised.value) == sentence
 
 
-def make(size: int, low: float = -1.0) -> Bounded:
+def make(size: int, low: float = -1.0) -> Bounded | None:
+    if size == 0:
+        return None
+    if size < 0:
+        raise ValueError("size must be positive")
     environment = Bounded(low, 2.0)
     environment.action_size = size
     return environment
@@ -310,6 +347,8 @@ def test_load_environment_calls_a_function_with_arguments() -> None:
             TaskError,
             "cannot be built with these environment_arguments: missing a required argument: 'size'.",
         ),
+        ('{"size": 0}', TaskError, "returns None; it must return the environment that it makes."),
+        ('{"size": -1}', TaskError, "cannot be built: ValueError: size must be positive (test_own.py, line"),
         ("[1]", ConfigError, "environment_arguments must be a JSON object of at most 500 characters."),
         ("{size: 1}", ConfigError, "environment_arguments are not valid JSON: "),
     ],

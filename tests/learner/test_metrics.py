@@ -103,6 +103,12 @@ class TestRecords:
         assert set(read(run)[0]["environment"]) == {"distance", "effort"}
         assert set(read(endless)[0]["environment"]) == {"distance"}
 
+    def test_a_metric_of_an_environment_may_be_called_like_one_of_ours(self) -> None:
+        own = {"step_outcome": np.float32(np.nan), "parameter_fingerprint": np.float32(0.5), "iteration": np.int32(3)}
+        assert record({"environment": own}) == {
+            "environment": {"step_outcome": None, "parameter_fingerprint": 0.5, "iteration": 3}
+        }
+
     def test_one_object_an_iteration(self, run: Run) -> None:
         records = read(run)
         assert [row["iteration"] for row in records] == [1, 2, 3, 4]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import Positional
 
-from trpo_brax.config import Config, Platform, RuntimeConfig
+from trpo_brax.config import Config, Platform, RuntimeConfig, one_spelling
 from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.host.console import Console
 
@@ -49,6 +49,7 @@ class RunArguments:
         run = Run.load(self.run)
         prepare(RuntimeConfig(platform=self.platform), max(1, min(parallel, usable_cores())), console.note)
         refuse_unnamed(run.config, self.environment, self.environment_arguments, self.run)
+        _refuse_other_arguments(run.config, self.environment_arguments, self.run)
         own = load_environment(self.environment, self.environment_arguments) if self.environment else None
         # What cannot work is said before anything slow is begun.
         return run, run.task(own)
@@ -68,6 +69,17 @@ def refuse_unnamed(trained: Config, environment: str | None, arguments: str | No
     if any(named[option] is None for option in words[::2]):
         again = shlex.join(words)
         raise RunFolderError(f"{run} was trained on an environment of your own: give {again} again.")
+
+
+def _refuse_other_arguments(trained: Config, arguments: str | None, run: object) -> None:
+    """Refuse an environment made otherwise than the run's: what is stated of a policy is of the world it is of."""
+    if trained.environment_arguments is None or arguments is None:
+        return
+    if one_spelling(arguments) != trained.environment_arguments:
+        raise ConfigError(
+            f"{run} was trained with --environment-arguments {shlex.quote(trained.environment_arguments)}: only from "
+            "Python is it looked at in another environment."
+        )
 
 
 @dataclass(frozen=True)

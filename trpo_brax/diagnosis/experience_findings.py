@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from trpo_brax.config import SQUARABLE
 from trpo_brax.diagnosis.evidence import MOSTLY, USUAL, Evidence, Finding, Level
 from trpo_brax.diagnosis.trends import Lasting, has_risen, lasting, window
 
@@ -31,8 +32,6 @@ SQUEEZED_SHARE = 0.1
 brings a double pendulum's from 0.5 to 0.25."""
 LEAST_RETURNS = 20
 """Iterations with a return, before it can be called flat."""
-SQUARABLE = 2.0**64
-"""Squares of anything larger are more than a float32 holds, and those of its inverse less."""
 LOST = 2.0**-23
 """Of the largest advantage: what a float32 rounds away beside it."""
 

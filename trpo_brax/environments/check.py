@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -17,17 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_brax.environments.own import reason
+from trpo_brax.config import SQUARABLE
+from trpo_brax.environments.own import reason, traced
 from trpo_brax.environments.perturbed import with_attribute
-from trpo_brax.environments.tasks import Task
+from trpo_brax.environments.tasks import KEY, Task
 from trpo_brax.environments.vectorized import VectorizedEnvironment, finite_physics
 from trpo_brax.errors import TaskError
 
 NUM_ENVS = 64
 CHUNK = 25
 """Steps in one call of the compiled program."""
-_LARGEST_RETURN = 1e18
-"""The square of ten times as much is beyond float32."""
+_ADDED = 10.0
+"""Rewards in a row that an advantage adds up, at least."""
 
 Level = Literal["ok", "warning", "error"]
 
@@ -85,14 +87,15 @@ def check_environment(task: Task, *, episode_length: int = 1000, seconds: float 
         seed: of starting states and random actions.
     """
     keys = jax.random.split(jax.random.PRNGKey(seed), NUM_ENVS)
-    began = time.perf_counter()
     try:
+        began = time.perf_counter()
         begin, advance = _compile(task, keys, episode_length)
+        compile_seconds = time.perf_counter() - began
+        structure = _structure(task)
     except TaskError as error:
         return [Finding("error", "structure", str(error))]
     except Exception as error:  # whatever an author's code may raise when it is traced
         return [Finding("error", "structure", f"tracing reset and step raises {reason(error)}.")]
-    compile_seconds = time.perf_counter() - began
 
     def follow(*chunks: Any) -> Record:
         state, record = begin(keys)
@@ -116,12 +119,12 @@ def check_environment(task: Task, *, episode_length: int = 1000, seconds: float 
     reflected = follow(np.where(mirrored, low + high - actions[0], actions[0]))
     speed = f"{CHUNK * NUM_ENVS / chunk_seconds:,.0f} steps/s, {NUM_ENVS} at once; compiled in {compile_seconds:.1f} s."
     return [
-        *_structure(task),
+        *structure,
         *_resets(first, random),
         _finite("with random actions", "error", random),
         _finite("with actions at their bounds", "warning", at_bounds),
         *_ends(random, episode_length),
-        _reward_scale(random, episode_length),
+        _reward_scale(random),
         *_action_range(task, start),
         _action_effect(task, first, reflected, mirrored),
         _observation_scale(random),
@@ -152,12 +155,18 @@ def _structure(task: Task) -> list[Finding]:
 
 def _trace(task: Task) -> tuple[Any, Any, str]:
     """Return the shapes of reset's State and of step's, and both programs as text."""
-    key, action = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((len(task.action_low),), jnp.float32)
-    # A new partial every time: JAX remembers its traces of a function.
-    first, reset = jax.make_jaxpr(functools.partial(task.environment.reset), return_shape=True)(key)
-    second, step = jax.make_jaxpr(functools.partial(task.environment.step), return_shape=True)(reset, action)
-    constants = [np.asarray(constant).tolist() for constant in (*first.consts, *second.consts)]
-    return reset, step, re.sub("0x[0-9a-f]+", "", f"{first}{second}{constants}")
+    action = jax.ShapeDtypeStruct((len(task.action_low),), jnp.float32)
+    first, reset = traced(task.name, "reset", task.environment.reset, KEY)
+    second, step = traced(task.name, "step", task.environment.step, reset, action)
+    constants = [constant for program in (first, second) for constant in program.consts]
+    # A typed key is told by its words, and a large table by its hash.
+    words = [jax.random.key_data(one) if _is_key(one) else one for one in constants]
+    told = [hashlib.sha256(np.asarray(one).tobytes()).hexdigest() for one in words]
+    return reset, step, re.sub("0x[0-9a-f]+", "", f"{first}{second}{told}")
+
+
+def _is_key(array: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(array), jax.dtypes.prng_key))
 
 
 def _compile(task: Task, keys: jax.Array, episode_length: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -233,7 +242,7 @@ def _ends(record: Record, episode_length: int) -> list[Finding]:
     return [*findings, Finding("ok", "ends", sentence)]
 
 
-def _reward_scale(record: Record, episode_length: int) -> Finding:
+def _reward_scale(record: Record) -> Finding:
     reward = record.reward[1:][record.sound[1:]].astype(np.float64)
     if reward.size == 0:
         return Finding("error", "reward", "no finite step was seen.")
@@ -243,7 +252,7 @@ def _reward_scale(record: Record, episode_length: int) -> Finding:
         meaning = "what can be learned is how long episodes last" if useful else "there is nothing to learn"
         return Finding("ok" if useful else "warning", "reward", f"always {low:.3g} under random actions: {meaning}.")
     scale = f"mean {reward.mean():.3g}, standard deviation {reward.std():.3g}, from {low:.3g} to {high:.3g} per step"
-    if max(-low, high) * episode_length > _LARGEST_RETURN:
+    if max(-low, high) > SQUARABLE / _ADDED:
         return Finding("error", "reward", f"{scale}: squares of returns are beyond single precision; scale it.")
     if not 1e-4 <= max(-low, high) <= 1e4:
         return Finding("warning", "reward", f"{scale}: scale it to the order of 1.")
@@ -257,45 +266,49 @@ def _action_range(task: Task, start: Any) -> list[Finding]:
         task: to look at.
         start: starting states, [N, ...].
     """
-    actuator = getattr(getattr(task.environment, "sys", None), "actuator", None)
-    if actuator is None:
+    actuator: Any = getattr(getattr(task.environment, "sys", None), "actuator", None)
+    if not hasattr(actuator, "ctrl_range"):
         return []
     own, taken = np.asarray(actuator.ctrl_range, np.float64).T, np.array([task.action_low, task.action_high])
     if own.shape == taken.shape and np.allclose(own, taken):
         return []
     sentence = f"actions are in {_span(taken)}; the actuators' own range is {_span(own)}"
-    reached = _reached(task, start)
+    reached = _reached(task, task.environment, start)
+    if reached is None:
+        # A wrapper may step within a loop, out of which nothing can be told.
+        reached = _reached(task, getattr(task.environment, "unwrapped", None), start)
     if reached is None or reached.shape != own.shape:
-        advice = "give action_low and action_high if step takes that"
-        return [Finding("warning", "range", f"{sentence}: {advice}.")]
+        return [Finding("warning", "range", f"{sentence}: see that step rescales to it.")]
     if np.allclose(reached, own, rtol=1e-3):
         return [Finding("ok", "range", f"{sentence}, and step rescales to it.")]
     advice = f"step gives them {_span(reached)}: give action_low and action_high, or rescale in step"
     return [Finding("warning", "range", f"{sentence}, and {advice}.")]
 
 
-def _reached(task: Task, start: Any) -> Any:
-    """Return what step gives the actuators where actions are lowest and highest, [2, actuators]; None: not known."""
+def _reached(task: Task, environment: Any, start: Any) -> Any:
+    """Return the range of what step gives the actuators where actions are at their bounds, [2, actuators].
+
+    None where that cannot be told: it is a look into an author's code from outside, and may fail where that is right.
+    """
     given: list[jax.Array] = []
-
-    def instead(physics: Any, action: jax.Array) -> Any:
-        given.append(action)
-        return physics
-
-    probe = with_attribute(task.environment, "pipeline_step", instead)
 
     def reach(state: Any, action: jax.Array) -> jax.Array:
         probe.step(jax.tree.map(lambda leaf: leaf, state), action)
         return given[-1]
 
+    def listening(*arguments: Any, **named: Any) -> Any:
+        given.append(named["action"] if "action" in named else arguments[1])
+        return environment.pipeline_step(*arguments, **named)
+
     try:
+        probe = with_attribute(environment, "pipeline_step", listening)
         ends = [
             jax.jit(jax.vmap(functools.partial(reach, action=jnp.asarray(bound, jnp.float32))))(start)
             for bound in (task.action_low, task.action_high)
         ]
-    except (jax.errors.UnexpectedTracerError, IndexError):  # step calls it within a loop of its own, or never
+    except Exception:
         return None
-    return np.array([np.min(ends[0], axis=0), np.max(ends[1], axis=0)], np.float64)
+    return np.array([np.min(ends, axis=(0, 1)), np.max(ends, axis=(0, 1))], np.float64)
 
 
 def _span(bounds: Any) -> str:

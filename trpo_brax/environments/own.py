@@ -48,11 +48,11 @@ def own_task(environment: Env, config: RolloutConfig) -> Task:
     name = environment_name(environment)
     _refuse_wrappers(name, environment)
     for attribute in ("reset", "step", "action_size"):
-        if not hasattr(environment, attribute):
+        if _attribute(name, environment, attribute) is None:
             raise TaskError(f"environment {name} is not a brax.envs.Env: it has no {attribute}.")
     low, high = _action_bounds(name, environment, _action_size(name, environment), config)
 
-    _traced(name, "reset", lambda key: _refuse_start(name, environment.reset(key)), KEY)
+    traced(name, "reset", lambda key: _refuse_start(name, environment.reset(key)), KEY)
     task = Task(name, environment, low, high)
     _try_out(task, config)
     return task
@@ -66,7 +66,8 @@ def load_environment(specification: str, arguments: str | None = None) -> Env:
         arguments: JSON object of keyword arguments to call it with.
 
     Raises:
-        TaskError: it is not of that form, there is no such module, class or function, or it takes other arguments.
+        TaskError: it is not of that form, there is no such module, class or function, it takes other arguments, or it
+            makes no environment of these.
         ConfigError: the arguments are no JSON object.
     """
     module_name, separator, builder_name = specification.partition(":")
@@ -97,7 +98,12 @@ def load_environment(specification: str, arguments: str | None = None) -> Env:
         raise TaskError(f"environment {specification!r} cannot be built {how}: {error}.") from error
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"brax\.")  # that it is no longer maintained
-        environment: Env = builder(**given)
+        try:
+            environment: Env | None = builder(**given)
+        except Exception as error:
+            raise TaskError(f"environment {specification!r} cannot be built: {reason(error)}.") from error
+    if environment is None:
+        raise TaskError(f"environment {specification!r} returns None; it must return the environment that it makes.")
     return environment
 
 
@@ -117,8 +123,12 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {line[:_MOST_TOLD].rstrip('.')}{where}"
 
 
-def _traced(name: str, what: str, function: Callable[..., Any], *shapes: Any) -> Any:
-    """Return the shapes of what an author's code returns; what it raises becomes one sentence."""
+def traced(name: str, what: str, function: Callable[..., Any], *shapes: Any) -> tuple[Any, Any]:
+    """Return an author's code as a program, traced anew, and the shapes of what it returns.
+
+    Raises:
+        TaskError: it raises, or reads what another call of it, traced too, has left on the environment.
+    """
     try:
         # A new partial every time: JAX remembers its traces of a function.
         program, result = jax.make_jaxpr(functools.partial(function), return_shape=True)(*shapes)
@@ -128,7 +138,7 @@ def _traced(name: str, what: str, function: Callable[..., Any], *shapes: Any) ->
         raise TaskError(f"environment {name}: {what} raises {reason(error)}.") from error
     if any(isinstance(constant, jax.core.Tracer) for constant in program.consts):
         raise TaskError(f"environment {name}: {what} uses what an earlier call left on the object; keep it in info.")
-    return result
+    return program, result
 
 
 def _try_out(task: Task, config: RolloutConfig) -> None:
@@ -137,15 +147,38 @@ def _try_out(task: Task, config: RolloutConfig) -> None:
     keys = jax.ShapeDtypeStruct((2, *KEY.shape), KEY.dtype)
     actions = jax.ShapeDtypeStruct((2, len(task.action_low)), jnp.float32)
     taken = jax.ShapeDtypeStruct((2,), jnp.int32)
-    start = _traced(task.name, "reset", environment.reset, keys)
-    pool = _traced(task.name, "reset", environment.starting_pool, keys)
-    _traced(task.name, "step", environment.step, start, actions, pool, taken)
+    _, start = traced(task.name, "reset", environment.reset, keys)
+    _, pool = traced(task.name, "reset", environment.starting_pool, keys)
+    traced(task.name, "step", environment.step, start, actions, pool, taken)
+    if _may_keep_tracers(task.environment):
+        # What one step leaves is met by another that is traced by itself, as an evaluation's is.
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), start.state)
+        action = jax.ShapeDtypeStruct(actions.shape[1:], actions.dtype)
+        traced(task.name, "step", task.environment.step, one, action)
+
+
+def _may_keep_tracers(environment: Any) -> bool:
+    """Return whether what was traced is left on an environment, or on what it wraps, as far as can be seen."""
+    try:
+        leaves = jax.tree.leaves([list(vars(one).values()) for one in _wrapped(environment)])
+    except (ValueError, TypeError):  # attributes that are no tree, keys that cannot be sorted for instance
+        return True
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def _wrapped(environment: Any) -> list[Any]:
+    """Return an environment and those that it wraps one in another, outermost first."""
+    found: list[Any] = []
+    while hasattr(environment, "__dict__") and not any(environment is one for one in found):
+        found.append(environment)
+        environment = vars(environment).get("env")
+    return found
 
 
 def _refuse_wrappers(name: str, environment: Any) -> None:
     """Refuse what does the trainer's own part, whichever library's wrapper it is."""
-    while environment is not None:
-        kind = type(environment).__name__
+    for one in _wrapped(environment)[:-1]:
+        kind = type(one).__name__
         if re.search("AutoReset.*Wrapper", kind):
             raise TaskError(f"environment {name} resets itself; take off its {kind}, the trainer resets.")
         if re.search("Vmap.*Wrapper", kind):
@@ -153,7 +186,6 @@ def _refuse_wrappers(name: str, environment: Any) -> None:
             raise TaskError(
                 f"environment {name} {what}; take off its {kind}, the trainer steps copies of a single one."
             )
-        environment = getattr(environment, "__dict__", {}).get("env")
 
 
 def _refuse_start(name: str, state: Any) -> None:
@@ -197,10 +229,10 @@ def _refuse_leaves(name: str, state: Any) -> None:
     # By these names checkpoints keep them.
     dotted = Counter(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
     for saved, times in dotted.items():
-        if len(saved) > MOST_CHARACTERS or not saved.isprintable():
+        if len(saved) > MOST_CHARACTERS or not saved.isprintable() or saved.endswith("/"):
             raise TaskError(
                 f"environment {name}: a State holds things under names of printable characters, at most "
-                f"{MOST_CHARACTERS} of them, not under {saved[:40]!r}."
+                f"{MOST_CHARACTERS} of them, that do not end in /, and not under {saved[:40]!r}."
             )
         if times > 1:
             raise TaskError(f"environment {name} has two entries that would both be saved as {saved}; rename one.")
@@ -231,11 +263,19 @@ def _refuse_observation(name: str, observation: Any) -> None:
         raise TaskError(f"environment {name} must observe a vector of floats, not {dtype} of shape {shape}.")
 
 
+def _attribute(name: str, environment: Any, attribute: str) -> Any:
+    """Return an attribute of an author's object, None where it has none."""
+    try:
+        return getattr(environment, attribute, None)
+    except Exception as error:
+        raise TaskError(f"environment {name}: {attribute} raises {reason(error)}.") from error
+
+
 def _action_size(name: str, environment: Any) -> int:
-    size = environment.action_size
+    size = _attribute(name, environment, "action_size")
     try:
         whole = not callable(size) and np.shape(size) == () and int(size) == size >= 1
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
         kind = "a method; make it a property" if callable(size) else f"{size!r:.40}"
@@ -248,7 +288,7 @@ def _action_bounds(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     given: dict[str, Any] = {"action_low": config.action_low, "action_high": config.action_high}
     if config.action_low is None:
-        given = {bound: getattr(environment, bound, None) for bound in given}
+        given = {bound: _attribute(name, environment, bound) for bound in given}
     missing = [bound for bound, value in given.items() if value is None]
     if len(missing) == 1:
         raise TaskError(f"environment {name} has no {missing[0]}; give action_low and action_high, or neither.")

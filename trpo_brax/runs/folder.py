@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trpo_brax.config import Config, from_dict, override, to_dict
+from trpo_brax.config import NAME, Config, from_dict, override, to_dict
 from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.host.paths import user_path
 from trpo_brax.runs.files import one_line, read_json, walk, write_json
@@ -21,7 +20,6 @@ _MOST_PROVENANCE_BYTES = 32 << 20
 _MOST_ENTRIES = 1_000_000
 _MOST_DEPTH = 16
 _LOCK = ".lock"
-_NAME = re.compile(r"[\w.:<>-]*")
 
 
 class RunFolder:
@@ -130,9 +128,8 @@ class RunFolder:
             config = from_dict(read_json(self.config_file), f"{self.config_file}")
         except ConfigError as error:
             raise RunFolderError(str(error)) from error
-        # Names stand in messages and in pictures, where a dollar sign begins a formula.
-        if not all(_NAME.fullmatch(name) for name in (config.task, config.environment or "")):
-            raise RunFolderError(f"{self.config_file} names a task or an environment as none can be named.")
+        if not NAME.fullmatch(config.task):
+            raise RunFolderError(f"{self.config_file} names a task as none can be named.")
         cache = "none" if config.runtime.compilation_cache == "none" else "auto"
         return override(config, coordinator=None, num_processes=None, process_id=None, compilation_cache=cache)
 

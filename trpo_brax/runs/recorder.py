@@ -12,6 +12,9 @@ from typing import Any
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.records import line_of
 
+_AXES = ("seed", "iteration", "env_steps")
+"""Over which TensorBoard draws, or apart."""
+
 
 class Appender:
     """A file that grows; what a full disk does not take is kept, and written once it does.
@@ -80,7 +83,8 @@ class Recorder:
         for record in records:
             self._lines.add(line_of(record).encode())
             prefix = f"seed_{record['seed']}/" if self._several else ""
-            values = [{"tag": name, "simple_value": value} for name, value in _numbers(record, prefix)]
+            shown = {name: value for name, value in record.items() if name not in _AXES}
+            values = [{"tag": name, "simple_value": value} for name, value in _numbers(shown, prefix)]
             self._add_event(step=record["env_steps"], summary={"value": values})
 
     def flush(self) -> None:
@@ -121,5 +125,5 @@ def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
     for name, value in record.items():
         if isinstance(value, dict):
             yield from _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, (int, float)) and name not in ("seed", "iteration", "env_steps"):
+        elif isinstance(value, (int, float)):
             yield f"{prefix}{name}", value

@@ -105,20 +105,17 @@ class Run:
         Raises:
             TaskError: it is missing, or its sizes are not those the run was trained with.
         """
-        if isinstance(environment, Task):
-            return environment
-        trained_on = self.config.environment
+        trained_on, given = self.config.environment, environment
         if environment is None:
             if trained_on is not None:
                 raise TaskError(
                     f"{self.path} was trained on an environment of your own: give environment {trained_on}."
                 )
             return brax_task(self.config.task, self.config.rollout.backend)
-        if trained_on is None:
-            raise TaskError(
-                f"{self.path} was trained on the task {self.config.task}, not on {environment_name(environment)}."
-            )
-        task = own_task(environment, self.config.rollout)
+        name = given.name if isinstance(given, Task) else environment_name(given)
+        if trained_on is None and name != self.config.task:
+            raise TaskError(f"{self.path} was trained on the task {self.config.task}, not on {name}.")
+        task = given if isinstance(given, Task) else own_task(given, self.config.rollout)
         specification = self._specification()
         if (task.observation_size, len(task.action_low)) != (specification.observation_size, specification.bounds.size):
             raise TaskError(
@@ -140,7 +137,8 @@ class Run:
         if (bounds.low, bounds.high) != (task.action_low, task.action_high):
             raise RunFolderError(
                 f"run_dir {self.path} was trained with actions from {list(bounds.low)} to {list(bounds.high)}; "
-                f"environment {task.name} now takes {list(task.action_low)} to {list(task.action_high)}."
+                f"environment {task.name} now takes {list(task.action_low)} to {list(task.action_high)}: give it the "
+                "attributes action_low and action_high of before."
             )
 
     def _specification(self) -> PolicySpecification:
