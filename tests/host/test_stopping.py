@@ -59,6 +59,19 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     assert seen == [(False, before)]
 
 
+def test_a_terminal_that_goes_may_say_so_twice_and_ends_nothing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interactive shell tells its jobs, and so does the kernel; after that one signal of another kind ends it."""
+    ended: list[int] = []
+    done = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda status: (ended.append(status), done.set()))
+    with StopRequest() as stop:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+            assert not ended
+            os.kill(os.getpid(), number)
+        assert done.wait(10.0) and ended == [128 + signal.SIGTERM]
+        assert stop.signal == signal.SIGHUP
+
+
 def test_the_second_signal_ends_the_process_at_once() -> None:
     code = (
         "import os, signal, time\nfrom trpo_brax.host.stopping import StopRequest\n"

@@ -10,11 +10,14 @@ import threading
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (*_ENDING, signal.SIGHUP)
 
 
 class StopRequest:
-    """A flag that the first of these signals sets while the block runs; a second one ends the process at once.
+    """A flag that the first of these signals sets while the block runs; a SIGINT or SIGTERM then ends it all at once.
+
+    A SIGHUP never does: of one terminal that goes there may be two, the shell's to its jobs and the kernel's own.
 
     At once, even where Python's own handler would have to wait for a compilation or a chunk to return: the interpreter
     writes each signal's number to a socket as it comes, and a thread reads it. Outside the main thread, where Python
@@ -58,16 +61,16 @@ class StopRequest:
 
 
 def _end_at_the_second(reader: socket.socket) -> None:
-    """Read the numbers of signals as they come, and end the process at the second that asks for a stop."""
-    asked = 0
+    """Read the numbers of signals as they come, and end the process at one that may, once a stop has been asked for."""
+    asked = False
     with reader:
         while received := reader.recv(64):
             for number in received:
-                asked += number in _SIGNALS
-                if asked > 1:
+                if asked and number in _ENDING:
                     # Checkpoints appear by renaming and metrics are cut back on resume: dying here harms nothing.
                     _say("\x1b[?25h" if os.isatty(2) else "")  # a live display hides the cursor
                     os._exit(128 + number)
+                asked |= number in _SIGNALS
 
 
 def _say(text: str) -> None:
