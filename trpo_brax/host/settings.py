@@ -28,6 +28,7 @@ _SETTINGS = (
     _Setting("jax_enable_x64", (False,), "programs and checkpoints are float32"),
     _Setting("jax_default_prng_impl", ("threefry2x32",), "runs keep keys of that kind"),
     _Setting("jax_legacy_prng_key", ("allow", "warn"), "runs keep keys as plain arrays"),
+    _Setting("jax_enable_custom_prng", (False,), "runs keep keys as plain arrays", acting=False),
     _Setting("jax_numpy_rank_promotion", ("allow", "warn"), _NO_PROMISE),
     _Setting("jax_numpy_dtype_promotion", ("standard",), _NO_PROMISE, acting=False),
     *(_Setting(name, (None, "allow", "log", "log_explicit"), _OFTEN) for name in _GUARDS),
