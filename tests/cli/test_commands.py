@@ -570,6 +570,13 @@ def test_a_reader_that_has_seen_enough_is_no_fault(
     assert capsys.readouterr().err == ""
 
 
+def test_a_closed_output_is_no_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["tasks"]) == 0
+    sys.stdout.close()
+    assert capsys.readouterr().err == ""
+
+
 def test_tasks_lists_all_eleven_with_their_backends(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks"]) == 0
     lines = capsys.readouterr().out.splitlines()

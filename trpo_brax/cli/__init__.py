@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with the run saved. What went wrong is one sentence on standard error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:
+        # It was closed. The next file that is opened takes its number: let it be this one.
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if os.getpid() == 1:
         # In a container: the kernel drops a SIGTERM that its first process has no handler for. Training sets its own.
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
