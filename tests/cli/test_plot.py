@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,14 @@ def test_runs_that_differ_only_in_seed_are_one_curve(
     runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture, table = tmp_path / "curves.svg", tmp_path / "curves.csv"
+    for file in (picture, table):
+        file.write_text("before")
+        os.link(file, f"{file}.before")
     words = ["plot", *(str(run.path) for run in runs), "--output", str(picture), "--table", str(table)]
     assert main(words) == 0
     assert capsys.readouterr().out == f"{picture}\n"
+    for file in (picture, table):
+        assert Path(f"{file}.before").read_text() == "before", "replaced, not written over"
     assert "3 seeds" in picture.read_text() or picture.read_text().startswith("<?xml")
     with table.open() as file:
         rows = list(csv.DictReader(file))
@@ -75,11 +81,14 @@ def test_a_run_leaves_its_panels_in_its_folder(runs: list[Run]) -> None:
             "t.csv cannot be written: Not a directory",
         ),
         (["{run}", "--output", "{run}/new.png", "--panels", "panels.docx"], "docx"),
+        (["{run}", "--output", "{run}/new.png", "--table", "{pipe}"], "/pipe is no plain file: it is not replaced"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(
-    words: list[str], sentence: str, runs: list[Run], capsys: pytest.CaptureFixture[str]
+    words: list[str], sentence: str, runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plot", *(word.format(run=runs[1].path) for word in words)]) == 2
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert main(["plot", *(word.format(run=runs[1].path, pipe=pipe) for word in words)]) == 2
     said = capsys.readouterr().err
     assert sentence in said and said.count("\n") == 1 and not (runs[1].path / "new.png").exists()

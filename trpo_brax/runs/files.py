@@ -108,7 +108,7 @@ def check_writable(file: Path, *, makes_folders: bool = False) -> None:
     """Refuse a file that cannot be written, before anything slow is done for it; the attempt leaves nothing.
 
     Args:
-        file: to write, or to write over.
+        file: to make, or to put another in the place of, as `write_bytes` does.
         makes_folders: the folders that it lacks will be made.
 
     Raises:
@@ -117,6 +117,8 @@ def check_writable(file: Path, *, makes_folders: bool = False) -> None:
     with written(file):
         if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file} is no plain file: it is not replaced.")  # /dev/null is everybody's
         try_folder(file.absolute().parent, makes_folders=makes_folders)
 
 

@@ -153,15 +153,12 @@ class RunFolder:
             RunFolderError: it names the entry.
         """
         parts = (self.checkpoints, self.tensorboard, self.quarantine, self.dumps)
-        pictures = (self.learning_curve_file, self.training_panels_file)
         for count, (path, mode, depth) in enumerate(walk(self.path, forgiven=(OSError,))):
             what = None
             if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                 what = "a link" if stat.S_ISLNK(mode) else "no plain file"
             elif path in parts and not stat.S_ISDIR(mode):
                 what = "no folder"
-            elif path in pictures and path.lstat().st_nlink > 1:
-                what = "a link"  # by another name: pictures are written over, not replaced
             elif depth >= _MOST_DEPTH or count >= _MOST_ENTRIES:
                 what = f"beyond the {_MOST_ENTRIES:,} entries and {_MOST_DEPTH} levels that a run has at most"
             if what is not None:

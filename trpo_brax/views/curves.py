@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from trpo_brax.checked import walk
 from trpo_brax.config import Config, shaping_differences
 from trpo_brax.errors import UserError
 from trpo_brax.evaluation.interquartile import Floats, bootstrap_interval, interquartile_mean
+from trpo_brax.runs.files import write_text
 
 Axis = Literal["env_steps", "wall_time"]
 
@@ -160,16 +162,15 @@ def band(group: CurveGroup, axis: Axis = "env_steps", window: int = 1) -> Band:
 
 
 def write_bands(bands: Sequence[Band], file: Path, axis: Axis = "env_steps") -> None:
-    """Write the numbers of a picture as CSV; where there is no interval its ends are empty."""
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(
-            ("task", "group", "wall_time_s" if axis == "wall_time" else axis, "iqm", "low", "high", "seeds")
-        )
-        for one in bands:
-            for x, *returns, seeds in zip(one.x, one.iqm, one.low, one.high, one.present, strict=True):
-                told = ("" if np.isnan(value) else f"{value:.8g}" for value in returns)
-                writer.writerow((one.task, one.label, f"{x:.12g}", *told, seeds))
+    """Write the numbers of a picture as CSV, whole or not at all; where there is no interval its ends are empty."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("task", "group", "wall_time_s" if axis == "wall_time" else axis, "iqm", "low", "high", "seeds"))
+    for one in bands:
+        for x, *returns, seeds in zip(one.x, one.iqm, one.low, one.high, one.present, strict=True):
+            told = ("" if np.isnan(value) else f"{value:.8g}" for value in returns)
+            writer.writerow((one.task, one.label, f"{x:.12g}", *told, seeds))
+    write_text(file, text.getvalue())
 
 
 def _task(config: Config) -> str:

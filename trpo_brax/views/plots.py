@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trpo_brax.errors import UserError
+from trpo_brax.runs.files import write_bytes
 from trpo_brax.views.curves import Axis, Band, Curve, CurveGroup, band
 
 if TYPE_CHECKING:
@@ -66,17 +67,19 @@ def trim(axes: Axes) -> None:
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a picture, of the kind that the file's ending says.
+    """Write a picture whole or not at all, of the kind that the file's ending says.
 
     Raises:
         UserError: there is no such kind.
         OSError: it cannot be written.
     """
     check_kind(file)
+    buffer = io.BytesIO()
     if file.suffix == ".png":
-        file.write_bytes(png_of(figure))
+        buffer.write(png_of(figure))
     else:
-        figure.savefig(file)
+        figure.savefig(buffer, format=file.suffix.lstrip("."))
+    write_bytes(file, buffer.getvalue())
 
 
 def check_kind(file: Path) -> None:
