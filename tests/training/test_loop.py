@@ -230,6 +230,7 @@ def test_a_tasks_name_stands_for_its_preset(tmp_path: Path, monkeypatch: pytest.
         (lambda: tb.train(42), "config must be a Config or the name of a task, not 42."),
         (lambda: tb.train("hoper"), "unknown task 'hoper'; did you mean hopper or pusher or reacher?"),
         (lambda: tb.train("hopper", run_dir=3), "run_dir must be a path, not 3."),
+        (lambda: tb.train("hopper", progress_fn=3), "progress_fn must be callable, not 3."),
         (
             lambda: tb.override("hopper", num_envs=4),
             "config must be a Config, such as preset() returns for a task, not 'hopper'.",
@@ -253,7 +254,10 @@ def test_what_a_function_cannot_take_is_one_sentence(call: Callable[[], Any], se
     ("options", "sentence"),
     [
         ({"episodes": 10.5}, "episodes must be a whole number, not 10.5."),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5."),
+        ({"failure": 3}, "failure must be a Failure or its text, not 3."),
         ({"settings": 1000}, "settings must be a Certification, not 1000."),
+        ({"settings": None, "output": 3}, "output must be a path, not 3."),
     ],
 )
 def test_what_a_run_cannot_be_asked_is_one_sentence(

@@ -73,6 +73,8 @@ def certify(
     run = Run.load(run)
     if not isinstance(settings, Certification | None):
         raise ConfigError(f"settings must be a Certification, not {settings!r:.40}.")
+    if not isinstance(output, str | os.PathLike | None):
+        raise ConfigError(f"output must be a path, not {output!r:.40}.")
     return _Certifier(
         run,
         settings or Certification(),

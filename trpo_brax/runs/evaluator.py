@@ -144,6 +144,8 @@ def check_episodes(episodes: int, seed: int = 0) -> None:
         raise ConfigError(f"episodes must be a whole number, not {episodes!r:.40}.")
     if not 1 <= episodes <= MOST_EPISODES:
         raise ConfigError(f"episodes must be at least 1 and at most {MOST_EPISODES}, not {episodes}.")
+    if not isinstance(seed, numbers.Integral):
+        raise ConfigError(f"seed must be a whole number, not {seed!r:.40}.")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed must be at least 0 and less than 2^32, not {seed}.")
 
@@ -185,6 +187,9 @@ def evaluate(
         UserError: the run, checkpoint or environment cannot be used, or `failure` is no predicate.
     """
     run = Run.load(run)
+    check_episodes(episodes, seed)
+    if not isinstance(failure, str | Failure):
+        raise ConfigError(f"failure must be a Failure or its text, not {failure!r:.40}.")
     predicate = Failure(failure) if isinstance(failure, str) else failure
     evaluator = Evaluator(
         run,

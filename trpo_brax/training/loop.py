@@ -45,7 +45,7 @@ def train(
         console: where progress is told; standard output by default.
         progress_fn: called with (env_steps, record) for each record of metrics.jsonl as it is made, which is a chunk of
             iterations at a time, on the host, in process 0 alone; a slow one holds training up. The record is a copy.
-            What it raises ends the run as a stop does: it is raised again once everything is saved.
+            What it raises ends the run, as `failed`, and is raised again once everything is saved.
 
     Returns:
         The run; `run.summary["status"]` is `finished` or `stopped`.
@@ -61,6 +61,8 @@ def train(
         raise ConfigError(f"config must be a Config or the name of a task, not {config!r:.40}.")
     if not isinstance(run_dir, str | os.PathLike | None):
         raise ConfigError(f"run_dir must be a path, not {run_dir!r:.40}.")
+    if progress_fn is not None and not callable(progress_fn):
+        raise ConfigError(f"progress_fn must be callable, not {progress_fn!r:.40}.")
     if resume and run_dir is None:
         raise RunFolderError("--resume continues the run in --run-dir, which was not given.")
     if environment is not None:
