@@ -346,10 +346,18 @@ class TestJson:
         assert "runs/a/config.json" in str(caught.value) and (group or "") in str(caught.value)
 
     @pytest.mark.parametrize(
-        ("group", "name"), [(None, "seed"), (None, "rollout"), ("rollout", "num_envs"), ("critic", "critic_epochs")]
+        ("group", "name"),
+        [
+            (None, "seed"),
+            (None, "rollout"),
+            (None, "trust_region"),
+            ("rollout", "num_envs"),
+            ("critic", "critic_epochs"),
+        ],
     )
     def test_a_missing_field_is_named(self, group: str | None, name: str) -> None:
         data = to_dict(Config())
+        del data["environment_arguments"]  # older runs have none
         del (data if group is None else data[group])[name]
         with pytest.raises(ConfigError, match=f"'{name}'") as caught:
             from_dict(data, "runs/a/config.json")

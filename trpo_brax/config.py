@@ -301,7 +301,8 @@ def from_dict(data: Any, where: str = "the configuration") -> Config:
     Raises:
         ConfigError: with one sentence that names `where` and the field.
     """
-    if isinstance(data, dict) and isinstance(settings := data.get("trust_region"), dict):
-        data = data | {"trust_region": {name: value for name, value in settings.items() if name not in _GONE}}
+    if isinstance(data, dict):
         data = {"environment_arguments": None} | data
+        if isinstance(settings := data.get("trust_region"), dict):
+            data["trust_region"] = {name: value for name, value in settings.items() if name not in _GONE}
     return typing.cast(Config, from_fields(Config, data, where, MAY_CHANGE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trpo_brax.certification.certificate import Declaration, certify_episodes
 from trpo_brax.certification.settings import Certification
@@ -14,9 +14,6 @@ from trpo_brax.evaluation import Watcher, summarize
 from trpo_brax.randomness import Stream
 from trpo_brax.runs.evaluator import Evaluator
 from trpo_brax.runs.run import Run
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclasses.dataclass(frozen=True)
