@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pytest
 
-# Tracing makes objects by the million, nearly all of which live on: looking for garbage among them as often as Python
-# does by itself took a fifth of the time (62 and 50 s of test_tasks.py and test_replay.py, 43 and 41 s so).
-gc.set_threshold(200_000, 50, 100)
-
 # Before JAX is imported: it reads these once. Four devices on fewer cores are slower, and just as correct.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,6 +20,10 @@ import jax
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# Tracing makes objects by the million, nearly all of which live on: looking for garbage among them as often as Python
+# does by itself took a fifth of the time (62 and 50 s of test_tasks.py and test_replay.py, 43 and 41 s so).
+gc.set_threshold(200_000, 50, 100)
 
 from tests.tiny_programs import _shared_programs, point_mass, programs  # noqa: E402, F401
 
