@@ -14,6 +14,8 @@ from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.host.console import Console
 
 if TYPE_CHECKING:
+    from brax.envs import Env
+
     from trpo_brax.environments import Task
     from trpo_brax.runs.evaluator import Evaluator
     from trpo_brax.runs.run import Run
@@ -42,17 +44,13 @@ class RunArguments:
         Raises:
             UserError: one of them cannot be used.
         """
-        from trpo_brax.environments import load_environment
         from trpo_brax.host.devices import prepare, usable_cores
         from trpo_brax.runs.run import Run
 
         run = Run.load(self.run)
         prepare(RuntimeConfig(platform=self.platform), max(1, min(parallel, usable_cores())), console.note)
-        refuse_unnamed(run.config, self.environment, self.environment_arguments, self.run)
-        _refuse_other_arguments(run.config, self.environment_arguments, self.run)
-        own = load_environment(self.environment, self.environment_arguments) if self.environment else None
         # What cannot work is said before anything slow is begun.
-        return run, run.task(own)
+        return run, run.task(own_environment(run.config, self.environment, self.environment_arguments, self.run))
 
 
 def refuse_unnamed(trained: Config, environment: str | None, arguments: str | None, run: object) -> None:
@@ -71,15 +69,24 @@ def refuse_unnamed(trained: Config, environment: str | None, arguments: str | No
         raise RunFolderError(f"{run} was trained on an environment of your own: give {again} again.")
 
 
-def _refuse_other_arguments(trained: Config, arguments: str | None, run: object) -> None:
-    """Refuse an environment made otherwise than the run's: what is stated of a policy is of the world it is of."""
-    if trained.environment_arguments is None or arguments is None:
-        return
-    if one_spelling(arguments) != trained.environment_arguments:
+def own_environment(trained: Config, environment: str | None, arguments: str | None, run: object) -> Env | None:
+    """Return the environment that a run's is named as, None where none is named.
+
+    One made otherwise than the run's is refused: what is stated of a policy is of the world it is of.
+
+    Raises:
+        UserError: it says what to give, or why that is no environment.
+    """
+    from trpo_brax.environments import load_environment
+
+    refuse_unnamed(trained, environment, arguments, run)
+    own = trained.environment_arguments
+    if own is not None and arguments is not None and one_spelling(arguments) != own:
         raise ConfigError(
-            f"{run} was trained with --environment-arguments {shlex.quote(trained.environment_arguments)}: only from "
-            "Python is it looked at in another environment."
+            f"{run} was trained with --environment-arguments {shlex.quote(own)}: only from Python is it looked at in "
+            "another environment."
         )
+    return load_environment(environment, arguments) if environment else None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from trpo_brax.cli.command import Answer, command
-from trpo_brax.cli.opening import refuse_unnamed
+from trpo_brax.cli.opening import own_environment
 from trpo_brax.config import Platform
 from trpo_brax.host.console import Console
 from trpo_brax.host.paths import user_path
@@ -34,7 +34,6 @@ class ReplayArguments:
 def replay(arguments: ReplayArguments) -> Answer:
     """Run `trpo-brax replay`; exit status 0 where the dump could be replayed, whatever it showed."""
     from trpo_brax.config import RuntimeConfig
-    from trpo_brax.environments import load_environment
     from trpo_brax.forensics.replay import replay as replay_iteration
     from trpo_brax.host.devices import prepare
     from trpo_brax.learner.program import Program
@@ -46,9 +45,7 @@ def replay(arguments: ReplayArguments) -> Answer:
     # One device: operations are named one by one, and shards would only be in the way.
     runtime = RuntimeConfig(platform=arguments.platform, cpu_devices=1)
     devices = prepare(runtime, dump.config.rollout.num_envs, console.note).devices
-    named = arguments.environment, arguments.environment_arguments
-    refuse_unnamed(dump.config, *named, dump.path)
-    environment = None if named[0] is None else load_environment(named[0], named[1])
+    environment = own_environment(dump.config, arguments.environment, arguments.environment_arguments, arguments.dump)
     task = Run.load(dump.path).task(environment)
     console.note(f"Iteration {dump.iteration} of seed {dump.seed}, where {dump.seen}.")
     with console.stage("Restoring the state before it"):

@@ -7,7 +7,6 @@ NumPy on what these return. Episodes are followed to their own end and never res
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import re
 import time
@@ -19,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from trpo_brax.config import SQUARABLE
+from trpo_brax.environments.actuators import own_range, reached_range
 from trpo_brax.environments.own import reason, traced
-from trpo_brax.environments.perturbed import with_attribute
-from trpo_brax.environments.tasks import KEY, Task
+from trpo_brax.environments.tasks import KEY, Task, leaf_name
 from trpo_brax.environments.vectorized import VectorizedEnvironment, finite_physics
 from trpo_brax.errors import TaskError
 
@@ -137,7 +136,7 @@ def _structure(task: Task) -> list[Finding]:
     reset, step, program = _trace(task)
     findings = [Finding("ok", "structure", "step returns the tree and the shapes of reset.")]
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(reset), jax.tree.leaves(step), strict=True):
-        name = jax.tree_util.keystr(path).lstrip(".")
+        name = leaf_name(path)
         if old.dtype != new.dtype:
             sentence = f"{name} is {old.dtype} at reset and {new.dtype} from step; give it one type."
             findings.append(Finding("warning", "types", sentence))
@@ -266,49 +265,17 @@ def _action_range(task: Task, start: Any) -> list[Finding]:
         task: to look at.
         start: starting states, [N, ...].
     """
-    actuator: Any = getattr(getattr(task.environment, "sys", None), "actuator", None)
-    if not hasattr(actuator, "ctrl_range"):
-        return []
-    own, taken = np.asarray(actuator.ctrl_range, np.float64).T, np.array([task.action_low, task.action_high])
-    if own.shape == taken.shape and np.allclose(own, taken):
+    own, taken = own_range(task.environment), np.array([task.action_low, task.action_high])
+    if own is None or (own.shape == taken.shape and np.allclose(own, taken)):
         return []
     sentence = f"actions are in {_span(taken)}; the actuators' own range is {_span(own)}"
-    reached = _reached(task, task.environment, start)
-    if reached is None:
-        # A wrapper may step within a loop, out of which nothing can be told.
-        reached = _reached(task, getattr(task.environment, "unwrapped", None), start)
+    reached = reached_range(task, start)
     if reached is None or reached.shape != own.shape:
         return [Finding("warning", "range", f"{sentence}: see that step rescales to it.")]
     if np.allclose(reached, own, rtol=1e-3):
         return [Finding("ok", "range", f"{sentence}, and step rescales to it.")]
     advice = f"step gives them {_span(reached)}: give action_low and action_high, or rescale in step"
     return [Finding("warning", "range", f"{sentence}, and {advice}.")]
-
-
-def _reached(task: Task, environment: Any, start: Any) -> Any:
-    """Return the range of what step gives the actuators where actions are at their bounds, [2, actuators].
-
-    None where that cannot be told: it is a look into an author's code from outside, and may fail where that is right.
-    """
-    given: list[jax.Array] = []
-
-    def reach(state: Any, action: jax.Array) -> jax.Array:
-        probe.step(jax.tree.map(lambda leaf: leaf, state), action)
-        return given[-1]
-
-    def listening(*arguments: Any, **named: Any) -> Any:
-        given.append(named["action"] if "action" in named else arguments[1])
-        return environment.pipeline_step(*arguments, **named)
-
-    try:
-        probe = with_attribute(environment, "pipeline_step", listening)
-        ends = [
-            jax.jit(jax.vmap(functools.partial(reach, action=jnp.asarray(bound, jnp.float32))))(start)
-            for bound in (task.action_low, task.action_high)
-        ]
-    except Exception:
-        return None
-    return np.array([np.min(ends, axis=(0, 1)), np.max(ends, axis=(0, 1))], np.float64)
 
 
 def _span(bounds: Any) -> str:

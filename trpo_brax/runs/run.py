@@ -105,17 +105,17 @@ class Run:
         Raises:
             TaskError: it is missing, or its sizes are not those the run was trained with.
         """
-        trained_on, given = self.config.environment, environment
+        trained_on = self.config.environment
         if environment is None:
             if trained_on is not None:
                 raise TaskError(
                     f"{self.path} was trained on an environment of your own: give environment {trained_on}."
                 )
             return brax_task(self.config.task, self.config.rollout.backend)
-        name = given.name if isinstance(given, Task) else environment_name(given)
+        name = environment.name if isinstance(environment, Task) else environment_name(environment)
         if trained_on is None and name != self.config.task:
             raise TaskError(f"{self.path} was trained on the task {self.config.task}, not on {name}.")
-        task = given if isinstance(given, Task) else own_task(given, self.config.rollout)
+        task = environment if isinstance(environment, Task) else own_task(environment, self.config.rollout)
         specification = self._specification()
         if (task.observation_size, len(task.action_low)) != (specification.observation_size, specification.bounds.size):
             raise TaskError(
