@@ -1,10 +1,12 @@
-"""Train tasks with their presets over several seeds; keep the curves as CSV and draw them.
+"""Train tasks with their presets over many seeds, all seeds of a task in one program; keep curves as CSV and draw them.
 
-    python experiments/learning.py --tasks hopper reacher --seeds 0 1 2
+    python experiments/learning.py --tasks hopper --num-seeds 10 --cpu-devices 1
 
-A run that was stopped is resumed and a finished one is not repeated, so the script can be started again at any time.
-Results go to experiments/results/learning/: a CSV of every iteration of each task, summary.csv with one row a run (the
-last policy acting by its mode, 128 episodes drawn from a stream that no training uses), and learning.png.
+A run that was stopped is resumed and a finished one is not repeated, so the script can be started again at any time,
+and two of them may run beside each other. Seeds are 0 and up; presets were chosen on seeds 100 and up.
+Results go to experiments/results/learning/: a CSV of every iteration of each task, summary.csv with a row a seed (the
+last policy acting by its mode, 1,000 episodes drawn from a stream that no training uses), tasks.csv with a row a task,
+and learning.png.
 """
 
 from __future__ import annotations
@@ -12,51 +14,59 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 import trpo_brax as tb
 
 RESULTS = Path(__file__).parent / "results" / "learning"
+EPISODES = 1000
 CURVE = (
     "iteration",
     "env_steps",
-    "wall_time_s",
     "episodes",
     "episode_return_mean",
     "episode_return_std",
-    "episode_return_min",
     "episode_length_mean",
+    "evaluation_return_mean",
     "kl_mean",
-    "kl_max",
+    "max_kl",
     "step_outcome",
     "step_fraction",
     "entropy",
     "explained_variance",
     "cg_relative_residual",
 )
-EVALUATION = ("episodes", "return_mean", "return_std", "return_min", "return_quantile_05", "length_mean")
+EVALUATION = ("return_mean", "return_std", "return_min", "return_quantile_05", "length_mean", "failure_rate")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Train tasks with their presets over several seeds; keep the curves as CSV and draw them."""
+    """Train tasks with their presets over many seeds; keep the curves as CSV and draw them."""
 
-    tasks: tuple[str, ...] = ("inverted_pendulum", "inverted_double_pendulum", "reacher", "hopper")
+    tasks: tuple[str, ...] = ("inverted_pendulum", "inverted_double_pendulum", "reacher", "hopper", "walker2d")
     """Tasks to train."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of each task."""
+    num_seeds: int = 10
+    """Seeds of each task, from 0."""
     runs_dir: Path = Path("runs/learning")
     """Where the run folders are kept."""
+    cpu_devices: int | None = None
+    """As of trpo-brax train; 1 to run two of these scripts side by side."""
 
 
-def run(task: str, seed: int, folder: Path) -> tb.Run:
-    """Train one task with one seed, or go on with it, or open it if it is finished."""
-    config = tb.override(tb.preset(task), seed=seed)
+def run(task: str, arguments: Arguments) -> tb.Run:
+    """Train one task with all seeds, or go on with it, or open it if it is finished."""
+    folder = arguments.runs_dir / task
+    config = tb.override(
+        tb.preset(task),
+        num_seeds=arguments.num_seeds,
+        cpu_devices=arguments.cpu_devices,
+        final_evaluation_episodes=0,
+    )
     # Resuming a finished run does nothing, and one of another configuration is refused.
     trained = tb.train(config, run_dir=folder, resume=(folder / "config.json").is_file())
     if trained.summary["status"] != "finished":
@@ -64,81 +74,115 @@ def run(task: str, seed: int, folder: Path) -> tb.Run:
     return trained
 
 
-def write_curves(task: str, runs: Sequence[tb.Run]) -> None:
-    """Write every iteration of a task's runs to one CSV file."""
-    with (RESULTS / f"{task}.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("task", "seed", *CURVE))
-        for one in runs:
-            for row in one.metrics():
-                writer.writerow((task, one.config.seed, *(_short(row[name]) for name in CURVE)))
+def write_curves(one: tb.Run) -> None:
+    """Write every iteration of a task's seeds to one CSV file."""
+    rows = [[row["seed"], *(_short(row[name]) for name in CURVE)] for row in one.metrics()]
+    with (RESULTS / f"{one.config.task}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("seed", *CURVE), *rows])
 
 
-def summary_row(one: tb.Run) -> dict[str, Any]:
-    """Return one run's row of summary.csv."""
-    rows = one.metrics()
+def summary_rows(one: tb.Run) -> list[dict[str, Any]]:
+    """Return a row a seed."""
     provenance = json.loads((one.path / "provenance.json").read_text())
-    return {
-        "task": one.config.task,
-        "seed": one.config.seed,
-        "env_steps": one.summary["env_steps"],
-        "training_seconds": round(one.summary["wall_time_s"], 1),
-        "steps_per_second_median": round(statistics.median(row["steps_per_second"] for row in rows)),
-        "training_return_mean": _short(one.summary["training"]["episode_return_mean"]),
-        **{name: _short(one.summary["evaluation"][name]) for name in EVALUATION},
-        "commit": provenance["git"]["commit"][:12],
-        "processor": provenance["processor"],
-        "devices": len(provenance["devices"]),
-        "jax": provenance["versions"]["jax"],
-        "brax": provenance["versions"]["brax"],
-    }
+    rows = []
+    for seed in one.config.seeds:
+        report = tb.evaluate(one, episodes=EPISODES, policy_seed=seed)
+        rows.append(
+            {
+                "task": one.config.task,
+                "seed": seed,
+                "env_steps": one.summary["env_steps"],
+                "seconds_of_all_seeds": round(one.summary["wall_time_s"], 1),
+                "episodes": EPISODES,
+                **{name: _short(getattr(report, name)) for name in EVALUATION},
+                "commit": provenance["git"]["commit"][:12],
+                "processor": provenance["processor"],
+                "devices": len(provenance["devices"]),
+                "jax": provenance["versions"]["jax"],
+                "brax": provenance["versions"]["brax"],
+            }
+        )
+    return rows
 
 
-def draw(tasks: Sequence[str]) -> None:
-    """Draw the curves of the CSV files, a panel a task and a line a seed."""
+def task_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row a task: what its seeds have in common."""
+    told = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == task]
+        returns = np.array([float(row["return_mean"]) for row in own])
+        lower, median, upper = np.quantile(returns, (0.25, 0.5, 0.75))
+        told.append(
+            {
+                "task": task,
+                "seeds": len(own),
+                "env_steps": own[0]["env_steps"],
+                "steps_per_second": round(len(own) * int(own[0]["env_steps"]) / float(own[0]["seconds_of_all_seeds"])),
+                "worst_seed": _short(float(returns.min())),
+                "lower_quartile": _short(float(lower)),
+                "median": _short(float(median)),
+                "interquartile_range_over_median": f"{abs((upper - lower) / median):.4f}",
+                "worst_episode": min((row["return_min"] for row in own), key=float),
+                "failure_rate_mean": f"{np.mean([float(row['failure_rate']) for row in own]):.4f}",
+                "failure_rate_worst_seed": f"{max(float(row['failure_rate']) for row in own):.4f}",
+                "commit": own[0]["commit"],
+            }
+        )
+    return told
+
+
+def draw() -> None:
+    """Draw the curves of the CSV files, a panel a task and a thin line a seed, their median a thick one."""
     from matplotlib.figure import Figure
 
-    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+    tasks = [task for task in Arguments().tasks if (RESULTS / f"{task}.csv").is_file()]
     columns = 2
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(4.6 * columns, 2.8 * rows), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, 2.5 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, task in zip(panels, tasks, strict=False):
         with (RESULTS / f"{task}.csv").open() as file:
-            table = [row for row in csv.DictReader(file) if row["episode_return_mean"]]
-        for colour, seed in zip(colours, sorted({row["seed"] for row in table}), strict=False):
-            curve = [row for row in table if row["seed"] == seed]
-            steps = [float(row["env_steps"]) / 1e6 for row in curve]
-            panel.plot(
-                steps, [float(row["episode_return_mean"]) for row in curve], color=colour, lw=1.4, label=f"seed {seed}"
-            )
+            table = [row for row in csv.DictReader(file) if row["evaluation_return_mean"]]
+        seeds = sorted({row["seed"] for row in table}, key=int)
+        steps = sorted({int(row["env_steps"]) for row in table})
+        curves = {(row["seed"], int(row["env_steps"])): float(row["evaluation_return_mean"]) for row in table}
+        values = np.array([[curves[seed, step] for step in steps] for seed in seeds])
+        x = np.array(steps) / 1e6
+        panel.plot(x, values.T, color="#0072B2", lw=0.6, alpha=0.5)
+        panel.plot(x, np.median(values, axis=0), color="#D55E00", lw=2, label=f"median of {len(seeds)} seeds")
         panel.set(title=task, xlabel="million control steps", xlim=(0, None))
+        panel.legend(frameon=False, loc="lower right", fontsize=8)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[len(tasks) :]:
         panel.set_visible(False)
-    panels[0].set_ylabel("return (sampled actions)")
-    panels[0].legend(frameon=False)
+    panels[0].set_ylabel("return by the mode")
     figure.savefig(RESULTS / "learning.png", dpi=110)
+
+
+def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows with the same columns."""
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main(arguments: Arguments) -> None:
     """Train, write and draw."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     table = RESULTS / "summary.csv"
-    known: dict[tuple[str, str], dict[str, Any]] = {}
-    if table.is_file():
-        with table.open() as file:
-            known = {(row["task"], row["seed"]): row for row in csv.DictReader(file)}
     for task in arguments.tasks:
-        runs = [run(task, seed, arguments.runs_dir / f"{task}-{seed}") for seed in arguments.seeds]
-        write_curves(task, runs)
-        known |= {(task, str(one.config.seed)): summary_row(one) for one in runs}
-        with table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, next(iter(known.values())).keys())
-            writer.writeheader()
-            writer.writerows(known[key] for key in sorted(known))
-    draw(sorted(path.stem for path in RESULTS.glob("*.csv") if path.stem != "summary"))
+        one = run(task, arguments)
+        write_curves(one)
+        mine = summary_rows(one)
+        # Read anew: another of these scripts may have written meanwhile.
+        known = list(csv.DictReader(table.open())) if table.is_file() else []
+        rows = [row for row in known if row["task"] != task] + mine
+        rows.sort(key=lambda row: (row["task"], int(row["seed"])))
+        write(table, rows)
+        write(RESULTS / "tasks.csv", task_rows(rows))
+    draw()
 
 
 def _short(value: Any) -> Any:

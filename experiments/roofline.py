@@ -33,11 +33,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import tyro
+from jax.flatten_util import ravel_pytree
 
 from trpo_brax.algorithm import (
     PolicyBatch,
+    UnitGaussian,
+    ValueBatch,
     evaluator,
-    fit_critic,
+    fit_by_gauss_newton,
     generalized_advantage_estimation,
     sample_weights,
     standardize,
@@ -46,9 +49,8 @@ from trpo_brax.benchmark.update import chained_products, of_vector, surrogate_gr
 from trpo_brax.config import Config, override
 from trpo_brax.environments import Task, VectorizedEnvironment, brax_task
 from trpo_brax.environments.vectorized import POOL_SIZE
-from trpo_brax.learner.iteration import policy_batch
 from trpo_brax.learner.program import policy_specification
-from trpo_brax.learner.state import critic_optimizer
+from trpo_brax.learner.steps import policy_batch, value_batch
 from trpo_brax.policy import DiagonalGaussian, Networks, ObservationStatistics
 from trpo_brax.presets import preset
 
@@ -246,7 +248,7 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
     product = dataclasses.replace(two - one, bytes_least=one.bytes_least)
     observations, row = _array(num_envs, length, observation), _array(1, num_envs)
     flag = _array(1, num_envs, dtype=jnp.bool_)
-    minibatches = min(config.critic.critic_minibatches, length)
+    critic_step, critic_product = _critic_costs(config, networks, critic.network)
     return [
         Piece(
             "policy", ACTING, length, cost_of(act, statistics, _array(num_envs, observation), _array(num_envs, action))
@@ -273,11 +275,12 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
             trials,
             cost_of(evaluate, vector, _array(num_envs * length, action), _array(action), batch),
         ),
+        Piece("critic step with one product", LEARNING, config.critic.critic_steps, critic_step),
         Piece(
-            "critic minibatch",
+            "further Gauss-Newton product",
             LEARNING,
-            config.critic.critic_epochs * minibatches,
-            _minibatch_cost(config, networks, critic.network, math.ceil(length / minibatches)),
+            config.critic.critic_steps * (config.critic.critic_cg_iterations - 1),
+            critic_product,
         ),
         Piece(
             "observation statistics",
@@ -293,33 +296,35 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
     ]
 
 
-def _minibatch_cost(config: Config, networks: Networks, network: Any, steps: int) -> Cost:
-    """Count one update of the critic on `steps` time steps of every environment."""
-    num_envs = config.rollout.num_envs
-    optimizer = critic_optimizer(config)
+def _critic_costs(config: Config, networks: Networks, network: Any) -> tuple[Cost, Cost]:
+    """Count a Gauss-Newton step of the critic that takes one product, and a product."""
+    settings, (num_envs, length) = config.critic, (config.rollout.num_envs, config.rollout.unroll_length)
 
-    def update(parameters: Any, state: Any, observations: jax.Array, targets: jax.Array, valid: jax.Array) -> Any:
-        fit = fit_critic(
+    def step(parameters: Any, batch: ValueBatch) -> Any:
+        return fit_by_gauss_newton(
             networks.normalized_value,
-            optimizer,
             parameters,
-            state,
-            observations,
-            targets,
-            valid,
-            epochs=1,
-            minibatches=1,
-        )
-        return fit.parameters, fit.optimizer_state
+            batch,
+            steps=1,
+            damping=settings.critic_damping,
+            cg_iterations=1,
+            cg_tolerance=0.0,
+        ).parameters
 
-    return cost_of(
-        update,
-        network,
-        jax.eval_shape(optimizer.init, network),
-        _array(num_envs, steps, networks.observation_size),
-        _array(num_envs, steps),
-        _array(num_envs, steps, dtype=jnp.bool_),
+    batch = jax.eval_shape(
+        functools.partial(value_batch, fraction=settings.critic_fraction),
+        _array(num_envs, length, networks.observation_size),
+        *[_array(num_envs, length)] * 2,
     )
+    vector, as_tree = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network))
+
+    def value(candidate: jax.Array, inputs: jax.Array) -> Any:
+        return UnitGaussian(networks.normalized_value(as_tree(candidate), inputs)[..., None])
+
+    direction = _array(vector.size)
+    shared = (direction, batch.fisher_inputs, batch.fisher_weights, direction)
+    one, two = (cost_of(chained_products(value, settings.critic_damping, count), *shared) for count in (1, 2))
+    return cost_of(step, network, batch, loops=True), dataclasses.replace(two - one, bytes_least=one.bytes_least)
 
 
 def _array(*shape: int, dtype: Any = jnp.float32) -> Any:

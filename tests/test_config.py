@@ -43,7 +43,7 @@ MAY_CHANGE_ON_RESUME = {
     "compilation_cache",
 }
 
-GO_TOGETHER = {"action_low", "action_high", "environment_arguments"}
+GO_TOGETHER = {"action_low", "action_high", "environment_arguments", "final_max_kl", "anneal_steps"}
 """Fields that cannot be set without another."""
 
 FIELDS = {name: (value, hint) for name, value, hint in walk(Config())}
@@ -78,13 +78,18 @@ EDGES: list[tuple[str, list[Any], list[Any]]] = [
     ("line_search_steps", [1], [0]),
     ("backtrack_factor", [1e-6, 0.999999], [0.0, 1.0]),
     ("acceptance_ratio", [0.0, 0.999999], [-1e-9, 1.0]),
+    ("critic", ["gauss_newton", "adam"], ["sgd"]),
+    ("critic_steps", [1], [0]),
+    ("critic_damping", [0.0], [-1e-9]),
+    ("critic_cg_iterations", [1], [0]),
+    ("critic_fraction", [1e-6, 1.0], [0.0, 1.000001]),
     ("critic_learning_rate", [1e-9], [0.0]),
     ("critic_epochs", [1], [0]),
     ("critic_minibatches", [1], [0]),
     ("checkpoint_every", [1], [0]),
     ("checkpoints_to_keep", [1], [0]),
     ("final_evaluation_episodes", [0], [-1]),
-    ("eval_every", [0], [-1]),
+    ("eval_every", [None, 0], [-1]),
     ("eval_episodes", [1], [0]),
     ("cpu_devices", [None, 1], [0]),
     ("max_chunk_seconds", [1e-3], [0.0]),
@@ -125,7 +130,8 @@ class TestTree:
                 for field, after in zip(node.body, [*node.body[1:], None], strict=True):
                     if isinstance(field, ast.AnnAssign):
                         documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                        told[field.target.id] = after.value.value if documented else None
+                        name = field.target.id  # of a field, or of a group that may be called like one of its fields
+                        told[name] = after.value.value if documented else told.get(name)
         for name in FIELDS:
             assert told[name], f"{name} has no docstring"
             assert told[name].endswith(".") and "\n" not in told[name], f"{name}: one line"

@@ -24,10 +24,10 @@ def tiny_config(**values: object) -> Config:
         "episode_length": 7,
         "policy_hidden_sizes": (8,),
         "critic_hidden_sizes": (8,),
-        "critic_epochs": 2,
-        "critic_minibatches": 3,
+        "critic_fraction": 1.0,
         "total_steps": 8 * 10 * 4,
         "checkpoint_every": 2,
+        "eval_every": 0,
         "final_evaluation_episodes": 0,
     }
     return override(Config(), **(small | values))

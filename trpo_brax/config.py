@@ -34,6 +34,7 @@ from trpo_brax.errors import ConfigError
 Backend = Literal["spring", "positional", "generalized", "mjx"]
 Activation = Literal["tanh", "swish", "relu", "elu"]
 Mode = Literal["trpo", "natural_gradient"]
+CriticMethod = Literal["gauss_newton", "adam"]
 Platform = Literal["auto", "cpu", "gpu"]
 MOST_DELAY = 8
 """Control steps by which the observations of a perturbed world can come late."""
@@ -55,7 +56,7 @@ class RolloutConfig(Checked):
 
     backend: Backend = "spring"
     """Physics: spring (fastest), positional, generalized or mjx; scores do not compare across them."""
-    num_envs: Annotated[int, Count(4)] = 512
+    num_envs: Annotated[int, Count(4)] = 256
     """Environments stepped in parallel."""
     unroll_length: Annotated[int, Count(4)] = 128
     """Control steps taken in each environment per iteration; an iteration's batch is num_envs x unroll_length."""
@@ -106,9 +107,13 @@ class TrustRegionConfig(Checked):
     """trpo: natural gradient with line search and acceptance test; natural_gradient: the full step without either."""
     max_kl: Annotated[float, POSITIVE] = 0.01
     """Trust region: largest mean KL(old || new) of an accepted step, in nats."""
-    discount: Annotated[float, Bounds(0.0, 1.0)] = 0.99
+    final_max_kl: Annotated[float, POSITIVE] | None = None
+    """What max_kl falls to, linearly over anneal_steps, to stay there; by default it stays as it is."""
+    anneal_steps: Annotated[int, Count(1)] | None = None
+    """Control steps until final_max_kl; a length of its own, so that total_steps may change when a run is resumed."""
+    discount: Annotated[float, Bounds(0.0, 1.0)] = 0.998
     """Discount of future rewards per control step (gamma)."""
-    trace_decay: Annotated[float, Bounds(0.0, 1.0)] = 0.95
+    trace_decay: Annotated[float, Bounds(0.0, 1.0)] = 0.99
     """Decay of the advantage estimator's traces (lambda): 0 trusts the critic most, 1 not at all."""
     damping: Annotated[float, Bounds(0.0)] = 0.1
     """Added to the Fisher matrix's diagonal (lambda in F + lambda I)."""
@@ -116,7 +121,7 @@ class TrustRegionConfig(Checked):
     """Most conjugate gradient iterations."""
     cg_tolerance: Annotated[float, Bounds(0.0)] = 1e-3
     """Conjugate gradient stops when the residual's norm is at most this fraction of the gradient's."""
-    fisher_fraction: Annotated[float, FRACTION] = 0.05
+    fisher_fraction: Annotated[float, FRACTION] = 0.1
     """Fraction of the time steps used for Fisher products, rounded to every k-th; gradient and line search see all."""
     line_search_steps: Annotated[int, Count(1)] = 10
     """Most step lengths tried."""
@@ -125,17 +130,32 @@ class TrustRegionConfig(Checked):
     acceptance_ratio: Annotated[float, Bounds(0.0, 1.0, high_open=True)] = 0.1
     """Least surrogate improvement of an accepted step, as a fraction of its linear prediction."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.final_max_kl is None) != (self.anneal_steps is None):
+            raise ConfigError("final_max_kl and anneal_steps must be given together.")
+
 
 @dataclass(frozen=True)
 class CriticConfig(Checked):
-    """The value function's fit: Adam on the squared error of normalised targets."""
+    """The value function's fit to normalised targets, least squares."""
 
+    critic: CriticMethod = "gauss_newton"
+    """gauss_newton: second-order steps on the whole batch, without a learning rate; adam: passes over minibatches."""
+    critic_steps: Annotated[int, Count(1)] = 2
+    """Gauss-Newton steps per iteration."""
+    critic_damping: Annotated[float, Bounds(0.0)] = 1e-3
+    """Added to the Gauss-Newton matrix's diagonal."""
+    critic_cg_iterations: Annotated[int, Count(1)] = 10
+    """Most conjugate gradient iterations of a Gauss-Newton step."""
+    critic_fraction: Annotated[float, FRACTION] = 0.25
+    """Fraction of the time steps used for Gauss-Newton products, rounded to every k-th; gradient and loss see all."""
     critic_learning_rate: Annotated[float, POSITIVE] = 1e-3
-    """Adam's learning rate."""
+    """Learning rate of adam."""
     critic_epochs: Annotated[int, Count(1)] = 2
-    """Passes over the batch per iteration."""
-    critic_minibatches: Annotated[int, Count(1)] = 64
-    """Minibatches per pass, each of all environments and a share of the time steps; at most unroll_length are used."""
+    """Passes of adam over the batch per iteration."""
+    critic_minibatches: Annotated[int, Count(1)] = 8
+    """Minibatches per pass of adam, each of all environments and a share of the time steps."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +165,18 @@ class RecordConfig(Checked):
     checkpoint_every: Annotated[int, Count(1), MAY_CHANGE] = 25
     """Iterations between checkpoints; there is always one at the end."""
     checkpoints_to_keep: Annotated[int, Count(1), MAY_CHANGE] = 3
-    """Latest checkpoints kept, besides the best: by evaluation return with eval_every, else by training return."""
+    """Latest checkpoints kept, besides the best: by evaluation return, or training return where eval_every is 0."""
     final_evaluation_episodes: Annotated[int, Bounds(0, 10**6), MAY_CHANGE] = 128
     """Episodes of the last policy, acting by its mode, evaluated when training has finished; 0: none."""
-    eval_every: Annotated[int, Count(0), MAY_CHANGE] = 0
-    """Iterations between evaluations of the policy's mode, and one at each checkpoint; 0: none before the end."""
+    eval_every: Annotated[int | None, Count(0), MAY_CHANGE] = None
+    """Iterations between evaluations of the policy's mode, besides one at each checkpoint; 0: none before the end."""
     eval_episodes: Annotated[int, Bounds(1, 10**6), MAY_CHANGE] = 128
     """Episodes of each of those evaluations."""
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Iterations between evaluations; that of checkpoints where eval_every does not say, 0 where there are none."""
+        return self.checkpoint_every if self.eval_every is None else self.eval_every
 
 
 @dataclass(frozen=True)

@@ -255,5 +255,5 @@ def test_all_finite_sees_every_leaf(poison: float, expected: bool) -> None:
 
 
 def test_outcomes_have_the_names_and_numbers_of_the_metrics() -> None:
-    names = ["accepted", "kl_exceeded", "no_improvement", "non_finite", "zero_gradient", "bad_curvature"]
+    names = ["accepted", "kl_exceeded", "no_improvement", "non_finite", "zero_gradient", "bad_curvature", "warm_up"]
     assert [outcome.name.lower() for outcome in sorted(StepOutcome)] == names

@@ -7,11 +7,13 @@ import pytest
 from experiments.benchmarks import closed_form
 from trpo_brax.benchmark.flops import product_forward_passes
 from trpo_brax.config import NetworkConfig, TrustRegionConfig
-from trpo_brax.policy import Networks
+from trpo_brax.policy import ActionBounds, Networks
 
 
 def cost(hidden: tuple[int, ...], observation: int, action: int, samples: int) -> float:
-    networks = Networks.build(NetworkConfig(policy_hidden_sizes=hidden), observation, action)
+    networks = Networks.build(
+        NetworkConfig(policy_hidden_sizes=hidden), observation, ActionBounds((-1,) * action, (1,) * action)
+    )
     return product_forward_passes(networks, TrustRegionConfig(), samples)
 
 

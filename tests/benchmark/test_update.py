@@ -14,7 +14,7 @@ from tests.algorithm.policies import as_jax, gaussian_policy, policy_batch, rand
 from tests.references import flatten, gaussian_fisher, policy_gradient
 from trpo_brax.benchmark.update import full_step, line_search, of_vector, repeated_products, surrogate_gradient
 from trpo_brax.config import TrustRegionConfig
-from trpo_brax.learner.iteration import policy_step
+from trpo_brax.learner.steps import policy_step
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_the_pieces_in_sequence_are_the_step(problem: tuple[Any, Any], mode: Any
     samples = policy_batch(batch, stride=2)
     full, solved = full_step(policy, settings, theta, samples, surrogate_gradient(policy, theta, samples))
     taken = line_search(policy, settings, theta, samples, full)
-    step = policy_step(gaussian_policy, as_jax(network), samples, settings)
+    step = policy_step(gaussian_policy, as_jax(network), samples, settings, max_kl=settings.max_kl)
     # The step's damping is a float32.
     np.testing.assert_allclose(taken.parameters, flatten(step.parameters), rtol=1e-6)
     assert (int(taken.trials), int(solved.iterations)) == (int(step.taken.trials), int(step.solved.iterations))

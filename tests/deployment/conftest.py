@@ -107,7 +107,7 @@ def by_hand(policy: Policy, observations: np.ndarray) -> np.ndarray:
     for index in range(len(policy.specification.network.policy_hidden_sizes)):
         dense = layers[f"Dense_{index}"]
         hidden = np.tanh(hidden @ dense["kernel"].astype(np.float64) + dense["bias"])
-    raw = hidden @ layers["output"]["kernel"].astype(np.float64) + layers["output"]["bias"]
+    raw = np.tanh(hidden @ layers["output"]["kernel"].astype(np.float64) + layers["output"]["bias"])
     low, high = (np.asarray(bound) for bound in (policy.specification.bounds.low, policy.specification.bounds.high))
     return np.clip((low + high) / 2 + (high - low) / 2 * raw, low, high)
 

@@ -30,9 +30,7 @@ SHORT = {
     "total_steps": 30 * 256,
     "checkpoint_every": 1000,
     "fisher_fraction": 0.5,
-    "critic_learning_rate": 1e-2,
-    "critic_epochs": 4,
-    "critic_minibatches": 4,
+    "eval_every": 0,
 }
 """30 iterations."""
 
@@ -382,7 +380,7 @@ class TestRecords:
 def committed() -> list[tuple[str, str, list[dict[str, Any]]]]:
     """Return (task, seed, records) of the training runs whose figures the README states."""
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for task in ("hopper", "inverted_pendulum", "inverted_double_pendulum", "reacher"):
+    for task in ("hopper", "inverted_pendulum", "inverted_double_pendulum", "reacher", "walker2d"):
         with (LEARNING / f"{task}.csv").open() as file:
             for row in csv.DictReader(file):
                 values: dict[str, Any] = {

@@ -25,9 +25,11 @@ from trpo_brax.forensics.blame import Culprit
 from trpo_brax.forensics.replay import Replay, replay
 from trpo_brax.learner.iteration import Iteration
 from trpo_brax.learner.program import policy_specification
-from trpo_brax.learner.state import TrainState, initial_state
+from trpo_brax.learner.state import TrainState, critic_optimizer, initial_state
+from trpo_brax.policy import ObservationStatistics
 from trpo_brax.randomness import Stream, environment_keys
 
+ADAM = {"critic": "adam", "critic_epochs": 2, "critic_minibatches": 3}
 PACKAGE = Path(replay_module.__file__).parents[1]
 
 
@@ -46,7 +48,7 @@ Sound = tuple[Iteration, TrainState]
 
 
 def setting(environment: Any, **values: Any) -> Sound:
-    """Return an iteration and the state of a run that has not begun; no episode ends within one unless asked for."""
+    """Return an iteration and a first state, with statistics; no episode ends within one unless asked for."""
     config = tiny_config(**({"episode_length": 100, "spread_initial_steps": False} | values))
     task = own_task(environment, config.rollout)
     specification = policy_specification(config, task)
@@ -55,7 +57,10 @@ def setting(environment: Any, **values: Any) -> Sound:
     )
     networks = specification.networks()
     begin = jax.jit(functools.partial(initial_state, config, copies, networks))
-    return Iteration(config, copies, networks, specification.bounds), begin(jax.random.PRNGKey(0))
+    size = specification.observation_size
+    standard = ObservationStatistics(jnp.ones(()), jnp.zeros(size), jnp.ones(size))
+    state = dataclasses.replace(begin(jax.random.PRNGKey(0)), statistics=standard)
+    return Iteration(config, copies, networks, specification.bounds), state
 
 
 @pytest.fixture(scope="module")
@@ -176,13 +181,17 @@ class TestParts:
         assert str(PACKAGE) in culprit.source
 
     def test_critic_fit(self, sound: Sound) -> None:
+        """The squared error of a hidden layer's worth of 1e25 overflows."""
         iteration, state = sound
-        iteration = dataclasses.replace(iteration, config=override(iteration.config, critic_learning_rate=1e25))
+        iteration = dataclasses.replace(iteration, config=override(iteration.config, **ADAM, critic_learning_rate=1e25))
+        state = dataclasses.replace(
+            state, critic_optimizer=critic_optimizer(iteration.config).init(state.critic.network)
+        )
         result = replay(iteration, state)
         culprit = culprit_of(result, "critic fit")
-        assert result.parts[-1].outputs == ("fit.loss", "5 of 6 minibatches were refused")
+        assert result.parts[-1].outputs == ("fit.loss", "5 updates were refused as not finite")
         assert (culprit.operation, culprit.value) == ("mul", "nan")  # 0 x the squared error, which overflowed
-        assert "algorithm/critic.py" in culprit.source and culprit.source.endswith("(loss_of)")
+        assert "algorithm/minibatches.py" in culprit.source and culprit.source.endswith("(loss_of)")
 
     def test_refused_minibatches_of_the_critic(self, sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
         """An optimiser that divides by zero: every update is refused, and nothing of it comes out."""
@@ -193,10 +202,11 @@ class TestParts:
         optimizer = optax.flatten(optax.chain(optax.scale_by_adam(), optax.stateless(divided)))
         monkeypatch.setattr("trpo_brax.learner.iteration.critic_optimizer", lambda config: optimizer)
         iteration, state = sound
+        iteration = dataclasses.replace(iteration, config=override(iteration.config, **ADAM))
         state = dataclasses.replace(state, critic_optimizer=optimizer.init(state.critic.network))
         result = replay(iteration, state)
         culprit = culprit_of(result, "critic fit")
-        assert result.parts[-1].outputs == ("6 of 6 minibatches were refused",)
+        assert result.parts[-1].outputs == ("6 updates were refused as not finite",)
         assert culprit.operation == "div"
         assert culprit.source.startswith(line("optimiser"))
 
@@ -206,7 +216,7 @@ class TestParts:
         result = replay(iteration, planned(state, observation=1e25))
         culprit = culprit_of(result, "observation statistics")
         assert result.parts[-1].outputs == ("count did not grow",)
-        assert (culprit.operation, culprit.value) == ("mul", "nan")  # 0 x the square, which overflowed
+        assert (culprit.operation, culprit.value) == ("square", "inf")
         assert culprit.source.endswith("(updated)")
 
     def test_metrics(self, sound: Sound) -> None:

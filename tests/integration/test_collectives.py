@@ -13,12 +13,14 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from trpo_brax.algorithm import TrustRegionStep, fit_critic, successor_values
+from trpo_brax.algorithm import TrustRegionStep, fit_by_minibatches, successor_values
 from trpo_brax.config import NetworkConfig, TrustRegionConfig
-from trpo_brax.learner.iteration import policy_batch, policy_step
-from trpo_brax.policy import Networks
+from trpo_brax.learner.steps import policy_batch, policy_step
+from trpo_brax.policy import ActionBounds, Networks
 
-NETWORKS = Networks.build(NetworkConfig(policy_hidden_sizes=(8,), critic_hidden_sizes=(8,)), 3, 2)
+NETWORKS = Networks.build(
+    NetworkConfig(policy_hidden_sizes=(8,), critic_hidden_sizes=(8,)), 3, ActionBounds((-1, -1), (1, 1))
+)
 KEY = jax.random.PRNGKey(0)
 N, T = 8, 12
 
@@ -66,7 +68,7 @@ def test_a_critic_update_reduces_its_gradient_and_its_loss_once(samples: dict[st
 
     def fit(*given: jax.Array) -> Any:
         state = optimizer.init(critic)
-        return fit_critic(NETWORKS.normalized_value, optimizer, critic, state, *given, epochs=2, minibatches=3)
+        return fit_by_minibatches(NETWORKS.normalized_value, optimizer, critic, state, *given, epochs=2, minibatches=3)
 
     compiled = jax.jit(fit).lower(samples["observations"], samples["values"], samples["valid"]).compile()
     assert collectives_in_loops(compiled) == [[("all-reduce", ravel_pytree(critic)[0].size + 1)]]
@@ -78,7 +80,9 @@ def test_a_conjugate_gradient_iteration_reduces_one_product(samples: dict[str, j
     settings = TrustRegionConfig(fisher_fraction=0.25)
 
     def step(*given: jax.Array) -> TrustRegionStep:
-        return policy_step(NETWORKS.distribution, policy, policy_batch(*given, settings.fisher_fraction), settings)
+        return policy_step(
+            NETWORKS.distribution, policy, policy_batch(*given, settings.fisher_fraction), settings, max_kl=0.01
+        )
 
     given = [samples[name] for name in ("observations", "actions", "values", "weights")]
     loops = collectives_in_loops(jax.jit(step).lower(*given).compile())

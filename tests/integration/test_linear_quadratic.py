@@ -45,9 +45,6 @@ def test_a_linear_policy_comes_within_three_percent_of_the_riccati_optimum(seeds
         trace_decay=0.95,
         policy_hidden_sizes=(),
         critic_hidden_sizes=(32, 32),
-        critic_learning_rate=3e-3,
-        critic_epochs=10,
-        critic_minibatches=5,
         max_kl=0.02,
         # Wide enough that the optimal control never meets its bounds: a clipped one is no longer linear.
         action_low=-4.0,

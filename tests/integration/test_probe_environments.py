@@ -29,9 +29,6 @@ SETTINGS: dict[str, Any] = {
     "episode_length": 1000,
     "policy_hidden_sizes": (16,),
     "critic_hidden_sizes": (16,),
-    "critic_learning_rate": 5e-3,
-    "critic_epochs": 5,
-    "critic_minibatches": 4,
     "max_kl": 0.05,
 }
 

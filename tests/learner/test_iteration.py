@@ -17,10 +17,11 @@ from tests.tiny_programs import assert_bit_identical, tiny_config
 from trpo_brax.algorithm import TrustRegionStep, generalized_advantage_estimation, sample_weights, standardize
 from trpo_brax.config import Config, override
 from trpo_brax.environments import VectorizedEnvironment, own_task
-from trpo_brax.learner.iteration import Iteration, Judgement, policy_batch
+from trpo_brax.learner.iteration import Iteration, Judgement
 from trpo_brax.learner.metrics import step_metrics
 from trpo_brax.learner.rollout import Trajectory
 from trpo_brax.learner.state import TrainState
+from trpo_brax.learner.steps import policy_batch
 from trpo_brax.policy import ActionBounds
 from trpo_brax.randomness import Stream, environment_keys
 

@@ -31,7 +31,7 @@ from trpo_brax.learner.rollout import Trajectory
 from trpo_brax.policy import ActionBounds, ObservationStatistics
 from trpo_brax.runs.run import Run
 
-OUTCOMES = ["accepted", "kl_exceeded", "no_improvement", "non_finite", "zero_gradient", "bad_curvature"]
+OUTCOMES = ["accepted", "kl_exceeded", "no_improvement", "non_finite", "zero_gradient", "bad_curvature", "warm_up"]
 KEYS = {
     "seed",
     "iteration",
@@ -53,6 +53,8 @@ KEYS = {
     "step_fraction",
     "step_outcome",
     "entropy",
+    "max_kl",
+    "normalisation_kl",
     "critic_loss",
     "explained_variance",
     "nonfinite_envs",
@@ -294,10 +296,10 @@ class TestEpisodes:
         assert told["improvement_lower_bound"] is None
         json.dumps(told, allow_nan=False)
 
-    def test_outcomes_are_the_six_words(self) -> None:
+    def test_outcomes_are_the_seven_words(self) -> None:
         sound = trajectory(np.random.default_rng(5), np.ones((N, T), bool), np.ones((N, T), bool))
-        assert [computed(sound, outcome=outcome)["step_outcome"] for outcome in range(6)] == OUTCOMES
-        assert len(StepOutcome) == 6
+        assert [computed(sound, outcome=outcome)["step_outcome"] for outcome in range(7)] == OUTCOMES
+        assert len(StepOutcome) == 7
 
 
 def mixed(words: np.ndarray) -> np.ndarray:

@@ -12,11 +12,13 @@ import pytest
 
 from tests.references import Array
 from trpo_brax.config import NetworkConfig
-from trpo_brax.policy import CriticParameters, Networks
+from trpo_brax.policy import ActionBounds, CriticParameters, Networks
 
 OBSERVATION, ACTION = 5, 3
+BOUNDS = ActionBounds((-1.0, -2.0, -np.inf), (1.0, 2.0, np.inf))
+"""The last component has none."""
 CONFIG = NetworkConfig(policy_hidden_sizes=(16, 8), critic_hidden_sizes=(12, 12), initial_log_std=-0.7)
-NETWORKS = Networks.build(CONFIG, OBSERVATION, ACTION)
+NETWORKS = Networks.build(CONFIG, OBSERVATION, BOUNDS)
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "swish": lambda x: x / (1 + np.exp(-x)),
@@ -95,11 +97,12 @@ def test_forward_pass_by_hand(activation: Any, policy: Any, critic: CriticParame
     networks = Networks.build(
         NetworkConfig(policy_hidden_sizes=(16, 8), critic_hidden_sizes=(12, 12), activation=activation),
         OBSERVATION,
-        ACTION,
+        BOUNDS,
     )
     observations = 2 * np.random.default_rng(1).standard_normal((4, 3, OBSERVATION))
     inputs = jnp.asarray(observations, jnp.float32)
     expected = forward(layers_of(policy), observations, activation)
+    expected[..., :2] = np.tanh(expected[..., :2])  # a mean stays within bounds, where there are any
     np.testing.assert_allclose(networks.distribution(policy, inputs).mean, expected, rtol=1e-4, atol=1e-6)
     value = forward(layers_of(critic.network), observations, activation)[..., 0]
     np.testing.assert_allclose(networks.normalized_value(critic.network, inputs), value, rtol=1e-4, atol=1e-5)
@@ -131,6 +134,24 @@ def test_values_are_the_same_in_any_units(critic: CriticParameters, units: tuple
     np.testing.assert_allclose(after, before, atol=(1e-14 if double else 1e-6) * 10 * scale)
     assert (float(changed.mean), float(changed.std)) == tuple(float(np.asarray(unit, dtype)) for unit in units)
     np.testing.assert_allclose(normalized, (np.asarray(before) - units[0]) / units[1], rtol=1e-3, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1.0])
+def test_units_follow_the_mixture_of_old_and_new_targets(critic: CriticParameters, rate: float) -> None:
+    """Its moments, of samples: a tenth of the batch's targets among nine tenths of the old units' distribution."""
+    rng = np.random.default_rng(4)
+    old, new = rng.normal(3.0, 2.0, 900_000), rng.normal(-5.0, 0.5, 900_000)
+    mixed = np.where(rng.uniform(size=old.size) < rate, new, old)
+    ours = moved(critic, 0).replace(mean=jnp.float32(3.0), std=jnp.float32(2.0))
+    changed = ours.tracking(jnp.float32(-5.0), jnp.float32(0.5), jnp.float32(rate))
+    assert (float(changed.mean), float(changed.std)) == pytest.approx((mixed.mean(), mixed.std()), rel=0.01)
+    inputs = jnp.asarray(rng.standard_normal((20, OBSERVATION)))
+    np.testing.assert_allclose(NETWORKS.value(changed, inputs), NETWORKS.value(ours, inputs), rtol=1e-4)
+
+
+def test_units_never_shrink_to_the_noise_of_a_solved_task(critic: CriticParameters) -> None:
+    changed = critic.tracking(jnp.float32(400.0), jnp.float32(1e-3), jnp.float32(1.0))
+    assert float(changed.std) == pytest.approx(4.0)
 
 
 def test_only_the_output_layer_changes_units(critic: CriticParameters) -> None:

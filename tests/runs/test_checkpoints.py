@@ -320,7 +320,7 @@ class TestPolicy:
         std = np.sqrt(statistics.squares / statistics.count)
         inputs = np.clip((observations - statistics.mean) / std, -10.0, 10.0)
         hidden = np.tanh(inputs @ layers["Dense_0kernel"] + layers["Dense_0bias"])
-        actions = np.clip(hidden @ layers["outputkernel"] + layers["outputbias"], -1.0, 1.0)
+        actions = np.tanh(hidden @ layers["outputkernel"] + layers["outputbias"])
         np.testing.assert_allclose(policy(observations), actions, atol=1e-5)
         np.testing.assert_allclose(policy(observations[3]), actions[3], atol=1e-5)
         assert statistics.count == 4 * 64

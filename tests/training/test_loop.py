@@ -151,8 +151,8 @@ def test_a_loaded_policy_acts_as_the_trained_one(uninterrupted: tb.Run) -> None:
     hidden = np.clip((observation - state.statistics.mean) / std, -10, 10)
     layers = state.policy["params"]["MultilayerPerceptron_0"]
     hidden = np.tanh(hidden @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"])
-    mean = hidden @ layers["output"]["kernel"] + layers["output"]["bias"]
-    np.testing.assert_allclose(policy(observation), np.clip(mean, -1, 1), rtol=1e-5, atol=1e-6)
+    mean = np.tanh(hidden @ layers["output"]["kernel"] + layers["output"]["bias"])
+    np.testing.assert_allclose(policy(observation), mean, rtol=1e-5, atol=1e-6)
 
 
 def test_a_signal_stops_the_run_with_everything_saved(uninterrupted: tb.Run, tmp_path: Path) -> None:

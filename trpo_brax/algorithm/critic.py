@@ -1,4 +1,4 @@
-"""Fitting a value function to its targets with an optax optimiser."""
+"""Fitting a value function by Gauss-Newton steps: the policy's own step, of a Gaussian of unit variance."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
+from flax import struct
 
 from trpo_brax.algorithm.advantages import weighted_moments
-from trpo_brax.algorithm.line_search import all_finite
-from trpo_brax.algorithm.surrogate import Parameters
+from trpo_brax.algorithm.line_search import StepOutcome, any_improvement
+from trpo_brax.algorithm.surrogate import Evaluation, Parameters, weighted_mean
+from trpo_brax.algorithm.trust_region import to_the_minimum, trust_region_step
+
+_HALVINGS = 10
+"""Most lengths tried of a step."""
 
 
 class CriticFit(NamedTuple):
@@ -20,95 +24,111 @@ class CriticFit(NamedTuple):
 
     parameters: Parameters
     optimizer_state: Any
+    """Of the optimiser; Gauss-Newton steps have none."""
     loss: jax.Array
-    """[]: mean squared error over the last pass, in units of the targets squared; NaN without a valid sample."""
+    """[]: mean squared error, in units of the targets squared; NaN without a valid sample."""
+    refused: jax.Array
+    """int32 []: updates that changed nothing because they were not finite."""
 
 
-class Minibatch(NamedTuple):
-    """Samples of one update; all minibatches of a pass lead with [M]."""
+@struct.dataclass
+class UnitGaussian:
+    """A value read as the mean of a Gaussian of variance 1: least squares is then its likelihood."""
 
-    observations: jax.Array
-    """[S, observation]"""
+    mean: jax.Array
+    """[S, 1]: V(s), in units of the targets."""
+
+    def kl(self, new: UnitGaussian) -> jax.Array:
+        """Return KL(self || new) [S] = (V_new - V)^2 / 2."""
+        return 0.5 * jnp.square(new.mean - self.mean)[..., 0]
+
+    def fisher_metric(self, tangent: UnitGaussian) -> UnitGaussian:
+        """Apply the Fisher metric, which is 1."""
+        return tangent
+
+
+class ValueBatch(NamedTuple):
+    """Samples of one fit; what those of weight 0 hold is finite and counts for nothing."""
+
+    inputs: jax.Array
+    """[S, ...]: what the critic reads."""
     targets: jax.Array
     """[S]"""
     weights: jax.Array
-    """[S]: 0 for an invalid sample; of the valid ones they sum to one."""
-    some_valid: jax.Array
-    """bool []"""
+    """[S]: of each sample, summing to one."""
+    fisher_inputs: jax.Array
+    """[F, ...]: those of the samples that Gauss-Newton products see."""
+    fisher_weights: jax.Array
+    """[F]: theirs, summing to one."""
+
+    def against(self, old: UnitGaussian) -> Callable[[UnitGaussian], Evaluation]:
+        """Return candidate -> its `Evaluation`; the improvement is the fall of E (V - y)^2 / 2."""
+        errors = self.targets - old.mean[..., 0]
+
+        def evaluate(new: UnitGaussian) -> Evaluation:
+            # Of the change itself: the difference of two losses would lose the digits of a small one.
+            change, kl = (new.mean - old.mean)[..., 0], old.kl(new)
+            return Evaluation(
+                improvement=weighted_mean(change * (errors - 0.5 * change), self.weights),
+                kl_mean=weighted_mean(kl, self.weights),
+                kl_max=jnp.max(jnp.where(self.weights > 0, kl, 0.0)),
+                ratio_excess=jnp.zeros_like(kl, shape=()),
+            )
+
+        return evaluate
 
 
-def fit_critic(
+def fit_by_gauss_newton(
     value_of: Callable[[Parameters, jax.Array], jax.Array],
-    optimizer: optax.GradientTransformation,
     parameters: Parameters,
-    optimizer_state: Any,
-    observations: jax.Array,
-    targets: jax.Array,
-    valid: jax.Array,
+    batch: ValueBatch,
     *,
-    epochs: int,
-    minibatches: int,
+    steps: int,
+    damping: float,
+    cg_iterations: int,
+    cg_tolerance: float,
 ) -> CriticFit:
-    """Minimise mean squared error by `epochs` passes over `minibatches` minibatches.
+    """Minimise E (V(s) - y)^2 / 2 by steps (G + damping I) d = gradient, halved until the loss falls.
 
-    Parameters are one vector throughout: an update of a small network is a few small operations, whose number and not
-    whose size is what they cost.
-
-    Minibatch m holds time steps m, m + M, m + 2M, ... of every environment: its samples are as far apart in time as
-    they can be, its content does not depend on how environments are spread over devices, and nothing but the mean
-    gradient crosses a device boundary. A minibatch whose update would not be finite changes nothing.
+    G = E J^T J is the Gauss-Newton matrix, which is the Fisher matrix of `UnitGaussian`: so this is the policy's step
+    with another objective and no edge (Levenberg 1944; Schulman et al. 2016, arXiv 1506.02438, section 5, fit theirs
+    in a trust region by the same machinery). There is no learning rate, no order of samples and no state. A step that
+    raises the loss or is not finite is not taken, and then the parameters are bit-identical.
 
     Args:
-        value_of: (parameters, observations [..., observation]) -> values [...], by matrix products of the highest
-            precision: a GPU's default is TF32.
-        optimizer: any optax transformation.
+        value_of: (parameters, inputs [S, ...]) -> values [S], by matrix products of the highest precision.
         parameters: of the critic.
-        optimizer_state: of `optimizer` for the parameters as one vector, as `optax.flatten` initialises it.
-        observations: [N, T, observation], finite.
-        targets: [N, T], finite.
-        valid: [N, T] samples that may be used.
-        epochs: passes.
-        minibatches: per pass; at most T are used.
+        batch: the samples.
+        steps: how many, each linearised where the one before it ended.
+        damping: in units of the targets squared.
+        cg_iterations: most products of a step.
+        cg_tolerance: conjugate gradient stops at this residual, relative to the gradient.
     """
-    length = targets.shape[1]
-    minibatches = min(minibatches, length)
 
-    def split(array: jax.Array) -> jax.Array:
-        """Return [M, N T / M, ...]: environments lead within a minibatch, so that every shard stays whole."""
-        padded = jnp.pad(array, [(0, 0), (0, -length % minibatches)] + [(0, 0)] * (array.ndim - 2))
-        strided = padded.reshape(array.shape[0], -1, minibatches, *array.shape[2:])
-        return jnp.moveaxis(strided, 2, 0).reshape(minibatches, -1, *array.shape[2:])
+    def model(candidate: Parameters, inputs: jax.Array) -> UnitGaussian:
+        return UnitGaussian(value_of(candidate, inputs)[..., None])
 
-    # Padding is False in `valid`, so it weighs nothing. Weights are made before the loop: counting crosses devices.
-    used = split(valid)
-    counts = jnp.sum(used, axis=1)
-    data = Minibatch(
-        split(observations),
-        split(targets),
-        used / jnp.maximum(counts, 1)[:, None],
-        counts > 0,
-    )
-    vector, as_tree = ravel_pytree(parameters)
+    def step(current: Parameters, _: None) -> tuple[Parameters, jax.Array]:
+        taken = trust_region_step(
+            model,
+            current,
+            batch,
+            damping=damping,
+            cg_iterations=cg_iterations,
+            cg_tolerance=cg_tolerance,
+            scale=to_the_minimum,
+            accept=any_improvement,
+            max_trials=_HALVINGS,
+            backtrack_factor=0.5,
+        )
+        unsound = jnp.array([StepOutcome.NON_FINITE, StepOutcome.BAD_CURVATURE])
+        return taken.parameters, jnp.any(taken.taken.outcome == unsound)
 
-    def loss_of(candidate: jax.Array, minibatch: Minibatch) -> jax.Array:
-        errors = value_of(as_tree(candidate), minibatch.observations) - minibatch.targets
-        return jnp.sum(jnp.where(minibatch.weights > 0, minibatch.weights * jnp.square(errors), 0.0))
-
-    def update(carry: tuple[jax.Array, Any], minibatch: Minibatch) -> Any:
-        old, old_state = carry
-        loss, gradient = jax.value_and_grad(loss_of)(old, minibatch)
-        updates, new_state = optimizer.update(gradient, old_state, old)
-        new = optax.apply_updates(old, updates)
-        # Without a valid sample Adam would still move, by its momentum.
-        sound = all_finite((new, new_state, gradient)) & minibatch.some_valid
-        return optax.tree_utils.tree_where(sound, (new, new_state), (old, old_state)), loss
-
-    def one_pass(carry: tuple[jax.Array, Any], _: None) -> Any:
-        carry, losses = jax.lax.scan(update, carry, data)
-        return carry, jnp.mean(losses)
-
-    (vector, optimizer_state), losses = jax.lax.scan(one_pass, (vector, optimizer_state), None, length=epochs)
-    return CriticFit(as_tree(vector), optimizer_state, jnp.where(jnp.any(valid), losses[-1], jnp.nan))
+    parameters, refused = jax.lax.scan(step, parameters, None, length=steps)
+    errors = value_of(parameters, batch.inputs) - batch.targets
+    loss = weighted_mean(jnp.square(errors), batch.weights)
+    some = jnp.any(batch.weights > 0)
+    return CriticFit(parameters, optax.EmptyState(), jnp.where(some, loss, jnp.nan), jnp.sum(refused, dtype=jnp.int32))
 
 
 def explained_variance(predictions: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:

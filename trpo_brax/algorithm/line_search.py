@@ -22,6 +22,7 @@ class StepOutcome(enum.IntEnum):
     NON_FINITE = 3
     ZERO_GRADIENT = 4
     BAD_CURVATURE = 5
+    WARM_UP = 6
 
 
 class FullStep(NamedTuple):
@@ -66,7 +67,7 @@ def all_finite(tree: Parameters) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def inside_the_region(max_kl: float, acceptance_ratio: float) -> Accept:
+def inside_the_region(max_kl: float | jax.Array, acceptance_ratio: float) -> Accept:
     """Return TRPO's test: mean KL <= `max_kl` (nats), and an improvement that is positive and near its prediction.
 
     Near means at least `acceptance_ratio` of it; so the requirement shrinks with the step length, and never otherwise.
@@ -79,6 +80,12 @@ def inside_the_region(max_kl: float, acceptance_ratio: float) -> Accept:
         return jnp.where(inside & improves, StepOutcome.ACCEPTED, refusal)
 
     return accept
+
+
+def any_improvement(evaluation: Evaluation, predicted: jax.Array) -> jax.Array:
+    """Accept every candidate that improves: a fit to targets has no region to stay in."""
+    improves = evaluation.improvement > 0
+    return jnp.where(improves, StepOutcome.ACCEPTED, StepOutcome.NO_IMPROVEMENT)
 
 
 def anywhere(evaluation: Evaluation, predicted: jax.Array) -> jax.Array:

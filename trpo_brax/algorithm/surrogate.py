@@ -46,6 +46,10 @@ class PolicyBatch(NamedTuple):
     fisher_weights: jax.Array
     """[F]: theirs, summing to one."""
 
+    def against(self, old: Distribution) -> Callable[[Distribution], Evaluation]:
+        """Return candidate -> its `Evaluation` against the old policy; the improvement is the surrogate's."""
+        return evaluator(old, self)
+
 
 class Evaluation(NamedTuple):
     """A candidate policy against the old one."""
@@ -66,6 +70,29 @@ def sample_weights(valid: jax.Array) -> jax.Array:
     return used / jnp.maximum(jnp.sum(used), 1.0)
 
 
+class Batch(Protocol):
+    """What a trust-region step asks of its samples: an objective that it can raise, and states for the metric."""
+
+    @property
+    def inputs(self) -> jax.Array:
+        """[S, ...]: what the network reads."""
+        ...
+
+    @property
+    def fisher_inputs(self) -> jax.Array:
+        """[F, ...]: those of the samples that Fisher products see."""
+        ...
+
+    @property
+    def fisher_weights(self) -> jax.Array:
+        """[F]: theirs, summing to one."""
+        ...
+
+    def against(self, old: Any) -> Callable[[Any], Evaluation]:
+        """Return candidate's distribution over the samples -> its `Evaluation` against the old one."""
+        ...
+
+
 def surrogate(new: Distribution, old: Distribution, batch: PolicyBatch) -> jax.Array:
     """Return L(theta) = mean(pi(a|s) / pi_old(a|s) A(s, a)) [] (Schulman et al. 2015, equation 14).
 
@@ -75,7 +102,7 @@ def surrogate(new: Distribution, old: Distribution, batch: PolicyBatch) -> jax.A
         batch: the samples.
     """
     ratio = jnp.exp(new.log_prob(batch.actions) - old.log_prob(batch.actions))
-    return _mean(ratio * batch.advantages, batch.weights)
+    return weighted_mean(ratio * batch.advantages, batch.weights)
 
 
 def evaluator(old: Distribution, batch: PolicyBatch) -> Callable[[Distribution], Evaluation]:
@@ -90,15 +117,16 @@ def evaluator(old: Distribution, batch: PolicyBatch) -> Callable[[Distribution],
         excess = jnp.expm1(new.log_prob(batch.actions) - old_log_prob)
         kl = old.kl(new)
         return Evaluation(
-            improvement=_mean(excess * batch.advantages, batch.weights),
-            kl_mean=_mean(kl, batch.weights),
+            improvement=weighted_mean(excess * batch.advantages, batch.weights),
+            kl_mean=weighted_mean(kl, batch.weights),
             kl_max=jnp.max(jnp.where(batch.weights > 0, kl, 0.0)),
-            ratio_excess=_mean(excess, batch.weights),
+            ratio_excess=weighted_mean(excess, batch.weights),
         )
 
     return evaluate
 
 
-def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return sum(weights * values) []; entries of weight 0 may hold anything."""
     # `where`, not a product: the ratio of an unused sample may overflow where no other one's does.
     return jnp.sum(jnp.where(weights > 0, values * weights, 0.0))

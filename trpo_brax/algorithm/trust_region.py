@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from trpo_brax.algorithm.line_search import (
     all_finite,
     backtracking_line_search,
 )
-from trpo_brax.algorithm.surrogate import Distribution, Parameters, PolicyBatch, evaluator, surrogate
+from trpo_brax.algorithm.surrogate import Batch, Parameters
 
 Scale = Callable[[ConjugateGradientResult, jax.Array], FullStep]
 """(solution of H x = g, g [P]) -> the longest step to try."""
@@ -35,9 +35,9 @@ class TrustRegionStep(NamedTuple):
 
 
 def trust_region_step(
-    policy: Callable[[Parameters, jax.Array], Distribution],
+    model: Callable[[Parameters, jax.Array], Any],
     parameters: Parameters,
-    batch: PolicyBatch,
+    batch: Batch,
     *,
     damping: float | jax.Array,
     cg_iterations: int,
@@ -68,17 +68,17 @@ def trust_region_step(
     """
     theta, as_tree = ravel_pytree(parameters)
 
-    def at(candidate: jax.Array, inputs: jax.Array) -> Distribution:
-        return policy(as_tree(candidate), inputs)
+    def at(candidate: jax.Array, inputs: jax.Array) -> Any:
+        return model(as_tree(candidate), inputs)
 
     old = jax.lax.stop_gradient(at(theta, batch.inputs))
-    gradient = jax.grad(lambda candidate: surrogate(at(candidate, batch.inputs), old, batch))(theta)
+    evaluate = batch.against(old)
+    gradient = jax.grad(lambda candidate: evaluate(at(candidate, batch.inputs)).improvement)(theta)
     product = fisher_product(
         lambda candidate: at(candidate, batch.fisher_inputs), theta, batch.fisher_weights, damping=damping
     )
     solved = conjugate_gradient(product, gradient, max_iterations=cg_iterations, tolerance=cg_tolerance)
     step = scale(solved, gradient)
-    evaluate = evaluator(old, batch)
     taken = backtracking_line_search(
         lambda candidate: evaluate(at(candidate, batch.inputs)),
         theta,
@@ -90,7 +90,7 @@ def trust_region_step(
     return TrustRegionStep(as_tree(taken.parameters), solved, taken)
 
 
-def to_the_edge(max_kl: float) -> Scale:
+def to_the_edge(max_kl: float | jax.Array) -> Scale:
     """Return what scales x = H^-1 g so that the damped quadratic model of the KL, x.Hx / 2, equals `max_kl` (nats).
 
     beta = sqrt(2 delta / x.Hx) (appendix C), with x.Hx taken as x.(g - r) from conjugate gradient's own residual r: no
@@ -99,11 +99,26 @@ def to_the_edge(max_kl: float) -> Scale:
 
     def scale(solved: ConjugateGradientResult, gradient: jax.Array) -> FullStep:
         curvature = jnp.vdot(solved.solution, gradient - solved.residual, precision="highest")
-        sound = jnp.isfinite(curvature) & (curvature > 0) & ~solved.breakdown
-        step = jnp.sqrt(2.0 * max_kl / jnp.where(sound, curvature, 1.0)) * solved.solution
-        outcome = jnp.where(sound, StepOutcome.ACCEPTED, StepOutcome.BAD_CURVATURE)
-        outcome = jnp.where(jnp.vdot(gradient, gradient, precision="highest") == 0, StepOutcome.ZERO_GRADIENT, outcome)
-        outcome = jnp.where(all_finite(gradient), outcome, StepOutcome.NON_FINITE)
-        return FullStep(step, jnp.vdot(gradient, step, precision="highest"), outcome.astype(jnp.int32))
+        return _full_step(
+            solved, gradient, curvature, jnp.sqrt(2.0 * max_kl / jnp.where(curvature > 0, curvature, 1.0))
+        )
 
     return scale
+
+
+def to_the_minimum(solved: ConjugateGradientResult, gradient: jax.Array) -> FullStep:
+    """Take x = H^-1 g as it is: where the objective is a square, its model's minimum (Levenberg 1944)."""
+    curvature = jnp.vdot(solved.solution, gradient - solved.residual, precision="highest")
+    return _full_step(solved, gradient, curvature, jnp.ones_like(curvature))
+
+
+def _full_step(
+    solved: ConjugateGradientResult, gradient: jax.Array, curvature: jax.Array, length: jax.Array
+) -> FullStep:
+    """Return `length` x, or why there is no step: a curvature x.Hx that is no positive number, or no gradient."""
+    sound = jnp.isfinite(curvature) & (curvature > 0) & ~solved.breakdown
+    step = length * solved.solution
+    outcome = jnp.where(sound, StepOutcome.ACCEPTED, StepOutcome.BAD_CURVATURE)
+    outcome = jnp.where(jnp.vdot(gradient, gradient, precision="highest") == 0, StepOutcome.ZERO_GRADIENT, outcome)
+    outcome = jnp.where(all_finite(gradient), outcome, StepOutcome.NON_FINITE)
+    return FullStep(step, jnp.vdot(gradient, step, precision="highest"), outcome.astype(jnp.int32))

@@ -45,7 +45,7 @@ def measure_columns(bench: Workbench, repeats: int) -> Columns:
 
 def training(bench: Workbench) -> Callable[[], Any]:
     """Return one iteration a call, each on the state that the last one left, as in a run."""
-    state = bench.program.initial_state()
+    state = bench.program.copy(bench.state)
 
     def iterate() -> Any:
         nonlocal state

@@ -12,7 +12,7 @@ import jax
 from trpo_brax.benchmark.timing import Samples, interleave
 from trpo_brax.benchmark.update import full_step, line_search, of_vector, repeated_products, surrogate_gradient
 from trpo_brax.benchmark.workbench import Workbench
-from trpo_brax.learner.iteration import policy_batch
+from trpo_brax.learner.steps import policy_batch
 
 PARTS = (
     "rollout",

@@ -22,7 +22,7 @@ from trpo_brax.algorithm import (
     surrogate,
 )
 from trpo_brax.config import TrustRegionConfig
-from trpo_brax.learner.iteration import step_rules
+from trpo_brax.learner.steps import step_rules
 
 VectorPolicy = Callable[[jax.Array, jax.Array], Distribution]
 """(parameters as one vector [P], inputs [S, ...]) -> action distribution."""
@@ -55,14 +55,14 @@ def full_step(
     solved = conjugate_gradient(
         product, gradient, max_iterations=settings.cg_iterations, tolerance=settings.cg_tolerance
     )
-    return step_rules(settings)[0](solved, gradient), solved
+    return step_rules(settings, settings.max_kl)[0](solved, gradient), solved
 
 
 def line_search(
     policy: VectorPolicy, settings: TrustRegionConfig, theta: jax.Array, batch: PolicyBatch, full: FullStep
 ) -> LineSearchResult:
     """Search the line from the old parameters."""
-    _, accept, max_trials = step_rules(settings)
+    _, accept, max_trials = step_rules(settings, settings.max_kl)
     evaluate = evaluator(policy(theta, batch.inputs), batch)
     return backtracking_line_search(
         lambda candidate: evaluate(policy(candidate, batch.inputs)),

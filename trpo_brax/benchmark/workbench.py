@@ -24,19 +24,19 @@ class Workbench:
     program: Program
     """Full training, as `train` runs it."""
     state: TrainState
-    """Of a run that has not begun, on the devices; never donated."""
+    """After the first iteration, which takes no step, on the devices; never donated."""
     gather: Callable[[TrainState], tuple[EnvironmentState, Trajectory]]
     """The rollout, compiled by itself."""
 
     @classmethod
     def build(cls, config: Config, task: Task, devices: Sequence[jax.Device]) -> Workbench:
-        """Place a state on the devices; what is measured is compiled when it is first called."""
+        """Run the first iteration; what else is measured is compiled when it is first called."""
         # One seed: several would be several times the steps in one iteration.
         config = override(config, num_seeds=1)
         program = Program(config, task, devices)
         sharded = NamedSharding(program.mesh, PartitionSpec("envs"))
         gather = jax.jit(program.iteration.gather, in_shardings=(program.shardings,), out_shardings=sharded)
-        return cls(config, task, program, program.initial_state(), gather)
+        return cls(config, task, program, program.run(program.initial_state(), 1)[0], gather)
 
     def planned_bytes(self) -> int:
         """Return what the compiled program holds while it runs, by the compiler's plan, on all devices together."""

@@ -35,6 +35,9 @@ LEAST_RETURNS = 20
 LOST = 2.0**-23
 """Of the largest advantage: what a float32 rounds away beside it."""
 
+MODE_SHORTFALL = 0.05
+"""Of the range that returns have gone through: by so much the mode may fall short of samples without a finding."""
+
 
 def environments_nonfinite(evidence: Evidence) -> Finding | None:
     """Transitions that are not finite: ever is a note, often a problem."""
@@ -144,8 +147,8 @@ def explained_variance(evidence: Evidence) -> Finding | None:
         where,
         f"In {where.share:.0%} of the iterations the critic explained next to none of the returns' variance, so that "
         "advantages are as noisy as returns.",
-        "Change critic_learning_rate (too high and too low look the same here), raise critic_epochs or "
-        "critic_hidden_sizes, and check that observations hold what the reward depends on.",
+        "Raise critic_steps (of adam: critic_epochs, or change critic_learning_rate) or critic_hidden_sizes, and check "
+        "that observations hold what the reward depends on.",
     )
 
 
@@ -165,6 +168,28 @@ def return_flat(evidence: Evidence) -> Finding | None:
     )
     where = Lasting(int(places[0]), int(places[-1]), 1.0, True)
     return evidence.finding("return_flat", "episode_return_mean", where, explanation, advice)
+
+
+def mode_below_samples(evidence: Evidence) -> Finding | None:
+    """The last evaluation, by the policy's mode, ended far below what sampled actions reached at the time."""
+    evaluated, sampled = evidence.column("evaluation_return_mean"), evidence.column("episode_return_mean")
+    places = np.flatnonzero(~np.isnan(evaluated) & ~np.isnan(sampled))
+    if not places.size:
+        return None
+    last = int(places[-1])
+    shortfall = sampled[last] - evaluated[last]
+    spread = np.nan_to_num(evidence.column("evaluation_return_std")[last])
+    error = spread / np.sqrt(evidence.config.record.eval_episodes)
+    if shortfall <= max(MODE_SHORTFALL * np.ptp(evidence.returns()), 4.0 * error):
+        return None
+    explanation = (
+        f"By its mode the policy reached {evaluated[last]:.4g}, and {sampled[last]:.4g} by sampled actions: what it "
+        "does without noise was never what was rewarded."
+    )
+    advice = "Train longer, raise trace_decay or lower max_kl towards the end; or take the best checkpoint."
+    return evidence.finding(
+        "mode_below_samples", "evaluation_return_mean", Lasting(last, last, 1.0, True), explanation, advice
+    )
 
 
 def _ever(so: np.ndarray) -> Lasting | None:

@@ -113,20 +113,21 @@ def steps_rejected(evidence: Evidence) -> Finding | None:
 
 def kl_below_limit(evidence: Evidence) -> Finding | None:
     """Accepted steps use a small part of the trust region."""
-    limit, kl = evidence.config.trust_region.max_kl, evidence.column("kl_mean")
+    limit, kl = evidence.column("max_kl"), evidence.column("kl_mean")
+    limit = np.where(np.isnan(limit), evidence.config.trust_region.max_kl, limit)
     accepted = np.array([row.get("step_outcome") == "accepted" for row in evidence.rows])
     where = lasting(kl < SMALL_KL * limit, accepted & ~np.isnan(kl), USUAL)
     if where is None:
         return None
     part = slice(where.first, where.last + 1)
-    used = float(np.median(kl[part][accepted[part]]))
+    used, allowed = (float(np.median(values[part][accepted[part]])) for values in (kl, limit))
     fractions = evidence.column("step_fraction")[part][accepted[part]]
     if np.mean(fractions < np.sqrt(SMALL_KL)) >= MOSTLY:
         advice = "The line search shortens the steps: lower max_kl to what holds, or gather more steps an iteration."
     else:
         advice = "Full steps are this short: lower damping, or raise fisher_fraction."
     explanation = (
-        f"Accepted steps moved the policy by a KL of {used:.2g}, {used / limit:.1%} of max_kl {limit:g}: it learns "
+        f"Accepted steps moved the policy by a KL of {used:.2g}, {used / allowed:.1%} of max_kl {allowed:g}: it learns "
         "far slower than it may."
     )
     return evidence.finding("kl_below_limit", "kl_mean", where, explanation, advice)

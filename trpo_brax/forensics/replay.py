@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from trpo_brax.algorithm import CriticFit, StepOutcome, TrustRegionStep, weighted_moments
 from trpo_brax.forensics.blame import Culprit, find_culprit, names, no_operation, not_finite
@@ -96,7 +95,7 @@ def replay(iteration: Iteration, state: TrainState) -> Replay:
         parts.append(Part(piece.name, True))
     fitted = made["critic fit"]
     batch = (made[name] for name in ("state", "rollout", "advantages", "trust-region step"))
-    metrics = jax.jit(iteration.describe)(*batch, fitted.fit)
+    metrics = jax.jit(iteration.describe)(*batch, fitted.fit, made["observation statistics"])
     bad = _bad_metrics(iteration, made["advantages"], metrics)
     parts.append(Part("metrics", not bad, bad))
     return Replay(tuple(parts), note=_NO_VALUE if bad else _ALL_FINITE)
@@ -132,7 +131,7 @@ def _pieces(iteration: Iteration) -> list[_Piece]:
             "critic fit",
             lambda *given: _Fitted(*iteration.fit(*given)),
             _BATCH,
-            lambda made, fitted: _not_finite(fitted) + _refused_minibatches(iteration, made["state"], fitted),
+            lambda made, fitted: _not_finite(fitted) + _refused_updates(fitted),
         ),
         _Piece(
             "observation statistics",
@@ -164,16 +163,10 @@ def _refusal(step: TrustRegionStep) -> tuple[str, ...]:
     return (f"outcome is {outcome.name.lower()}",) if suspicious else ()
 
 
-def _refused_minibatches(iteration: Iteration, state: TrainState, fitted: _Fitted) -> tuple[str, ...]:
-    """Tell of minibatches that changed nothing: all of them have valid samples, or the rollout would not be finite."""
-    settings = iteration.config.critic
-    asked = settings.critic_epochs * min(settings.critic_minibatches, iteration.config.rollout.unroll_length)
-    before, after = (
-        int(optax.tree_utils.tree_get(moments, "count"))
-        for moments in (state.critic_optimizer, fitted.fit.optimizer_state)
-    )
-    refused = asked - (after - before)
-    return (f"{refused} of {asked} minibatches were refused",) if refused else ()
+def _refused_updates(fitted: _Fitted) -> tuple[str, ...]:
+    """Tell of the critic's updates that changed nothing."""
+    refused = int(fitted.fit.refused)
+    return (f"{refused} updates were refused as not finite",) if refused else ()
 
 
 def _unmoved(state: TrainState, statistics: ObservationStatistics) -> tuple[str, ...]:

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from optax.tree_utils import tree_where
 
 from trpo_brax.algorithm import (
-    Accept,
     CriticFit,
-    Distribution,
-    PolicyBatch,
-    Scale,
     StepOutcome,
     TrustRegionStep,
-    anywhere,
     explained_variance,
-    fit_critic,
+    fit_by_gauss_newton,
+    fit_by_minibatches,
     generalized_advantage_estimation,
-    inside_the_region,
     sample_weights,
     standardize,
     successor_values,
-    to_the_edge,
-    trust_region_step,
+    weighted_mean,
     weighted_moments,
 )
-from trpo_brax.config import Config, TrustRegionConfig
+from trpo_brax.config import Config
 from trpo_brax.environments import EnvironmentState, VectorizedEnvironment
 from trpo_brax.learner.metrics import Metrics, experience_metrics, step_metrics
 from trpo_brax.learner.rollout import Trajectory, rollout
 from trpo_brax.learner.state import TrainState, critic_optimizer
-from trpo_brax.policy import ActionBounds, CriticParameters, Networks
+from trpo_brax.learner.steps import policy_batch, policy_step, value_batch
+from trpo_brax.policy import ActionBounds, CriticParameters, Networks, ObservationStatistics
 from trpo_brax.randomness import Stream, environment_keys
+
+_UNITS_RATE = 0.1
+"""Share of a batch in the moving average of the value targets' moments."""
 
 
 class Judgement(NamedTuple):
@@ -80,7 +78,11 @@ class Iteration:
         return self.with_batch(state)[:2]
 
     def with_batch(self, state: TrainState) -> tuple[TrainState, Metrics, Trajectory]:
-        """Gather experience, step the policy within its trust region, fit the critic, fold in the observations."""
+        """Gather experience, step the policy within its trust region, fit the critic, fold in the observations.
+
+        Before observations have statistics only those are gathered: parameters that learned from raw observations
+        would be another policy and another critic on normalised ones.
+        """
         environments, trajectory = self.gather(state)
         judgement = self.judge(state, trajectory)
         step = self.improve(state, judgement)
@@ -94,7 +96,7 @@ class Iteration:
             statistics=state.statistics.updated(trajectory.observations, trajectory.transitions.valid),
             environments=environments,
         )
-        return new_state, self.describe(state, trajectory, judgement, step, fit), trajectory
+        return new_state, self.describe(state, trajectory, judgement, step, fit, new_state.statistics), trajectory
 
     def gather(self, state: TrainState) -> tuple[EnvironmentState, Trajectory]:
         """Step every environment `unroll_length` times with actions sampled from the policy."""
@@ -125,7 +127,7 @@ class Iteration:
         """Estimate values, advantages and value targets."""
         transitions, settings = trajectory.transitions, self.config.trust_region
         weights = sample_weights(transitions.valid)
-        used = (weights > 0)[..., None]
+        used = transitions.valid[..., None]
         observations = self._normalized(state, trajectory.observations)
         # What unused samples hold is made finite here, and nowhere else: it would reach sums as NaN x 0. Where only
         # what came after an observation was not finite, its value still ends the step before it.
@@ -160,31 +162,66 @@ class Iteration:
         """Take the policy's trust-region step."""
         settings, policy = self.config.trust_region, self.networks.distribution
         samples = (judgement.observations, judgement.actions, judgement.advantages, judgement.weights)
-        step = policy_step(policy, state.policy, policy_batch(*samples, settings.fisher_fraction), settings)
+        batch = policy_batch(*samples, settings.fisher_fraction)
+        step = policy_step(
+            policy, state.policy, batch, settings, max_kl=self.max_kl(state), ready=state.statistics.ready
+        )
         # Divided by an infinite deviation advantages are 0, which is no sign that no action was better than another.
         outcome = jnp.where(jnp.isfinite(judgement.advantage_std), step.taken.outcome, StepOutcome.NON_FINITE)
         return step._replace(taken=step.taken._replace(outcome=outcome))
 
+    def max_kl(self, state: TrainState) -> jax.Array:
+        """Return the trust region [] of the iteration that begins with `state`, in nats."""
+        settings = self.config.trust_region
+        if settings.final_max_kl is None or settings.anneal_steps is None:
+            return jnp.float32(settings.max_kl)
+        done = state.iteration * (self.config.steps_per_iteration / settings.anneal_steps)
+        return settings.max_kl + jnp.minimum(done, 1.0) * (settings.final_max_kl - settings.max_kl)
+
     def fit(self, state: TrainState, judgement: Judgement) -> tuple[CriticParameters, CriticFit]:
-        """Fit the critic, in units of its new targets."""
-        critic = state.critic.in_units(*weighted_moments(judgement.targets, judgement.weights))
-        fit = fit_critic(
-            self.networks.normalized_value,
-            critic_optimizer(self.config),
-            critic.network,
-            state.critic_optimizer,
-            judgement.observations,
-            (judgement.targets - critic.mean) / critic.std,
-            judgement.valid,
-            epochs=self.config.critic.critic_epochs,
-            minibatches=self.config.critic.critic_minibatches,
-        )
-        return dataclasses.replace(critic, network=fit.parameters), fit
+        """Fit the critic, in units that follow its targets."""
+        settings, network = self.config.critic, self.networks.normalized_value
+        # The mean of the first targets, then a moving average: a batch alone would change them by what it happened on.
+        rate = jnp.maximum(_UNITS_RATE, 1.0 / jnp.maximum(state.iteration, 1))
+        critic = state.critic.tracking(*weighted_moments(judgement.targets, judgement.weights), rate)
+        targets = (judgement.targets - critic.mean) / critic.std
+        if settings.critic == "adam":
+            fit = fit_by_minibatches(
+                network,
+                critic_optimizer(self.config),
+                critic.network,
+                state.critic_optimizer,
+                judgement.observations,
+                targets,
+                judgement.valid,
+                epochs=settings.critic_epochs,
+                minibatches=settings.critic_minibatches,
+            )
+        else:
+            fit = fit_by_gauss_newton(
+                network,
+                critic.network,
+                value_batch(judgement.observations, targets, judgement.weights, settings.critic_fraction),
+                steps=settings.critic_steps,
+                damping=settings.critic_damping,
+                cg_iterations=settings.critic_cg_iterations,
+                cg_tolerance=self.config.trust_region.cg_tolerance,
+            )
+        fitted = dataclasses.replace(critic, network=fit.parameters), fit.optimizer_state
+        before = state.critic, state.critic_optimizer
+        kept, optimizer_state = tree_where(state.statistics.ready, fitted, before)
+        return kept, fit._replace(optimizer_state=optimizer_state)
 
     def describe(
-        self, state: TrainState, trajectory: Trajectory, judgement: Judgement, step: TrustRegionStep, fit: CriticFit
+        self,
+        state: TrainState,
+        trajectory: Trajectory,
+        judgement: Judgement,
+        step: TrustRegionStep,
+        fit: CriticFit,
+        statistics: ObservationStatistics,
     ) -> Metrics:
-        """Return the metrics of each phase of the iteration that began with `state`, merged."""
+        """Return the metrics of each phase of the iteration that began with `state` and left `statistics`, merged."""
         settings, evaluation = self.config.trust_region, step.taken.evaluation
         # A_raw = std A + mean, so its surrogate needs no second pass over the batch.
         gain = judgement.advantage_std * evaluation.improvement + judgement.advantage_mean * evaluation.ratio_excess
@@ -195,52 +232,23 @@ class Iteration:
             **step_metrics(step, gain, largest, settings.discount),
             "explained_variance": explained_variance(judgement.values, judgement.targets, judgement.weights),
             "entropy": jnp.mean(entropy),
+            "max_kl": self.max_kl(state),
             "damping": jnp.float32(settings.damping),
             "critic_loss": fit.loss,
+            "normalisation_kl": self._normalisation_kl(step.parameters, trajectory, state.statistics, statistics),
         }
+
+    def _normalisation_kl(
+        self, policy: Any, trajectory: Trajectory, old: ObservationStatistics, new: ObservationStatistics
+    ) -> jax.Array:
+        """Return the mean KL [], in nats, of one policy's actions under two statistics: no trust region bounds it."""
+        stride = max(round(1.0 / self.config.trust_region.fisher_fraction), 1)
+        observations, valid = trajectory.observations[:, ::stride], trajectory.transitions.valid[:, ::stride]
+        clip = self.config.network.observation_clip
+        before, after = (
+            self.networks.distribution(policy, statistics.normalize(observations, clip)) for statistics in (old, new)
+        )
+        return weighted_mean(before.kl(after), sample_weights(valid))
 
     def _normalized(self, state: TrainState, observations: jax.Array) -> jax.Array:
         return state.statistics.normalize(observations, self.config.network.observation_clip)
-
-
-def policy_batch(
-    observations: jax.Array, actions: jax.Array, advantages: jax.Array, weights: jax.Array, fisher_fraction: float
-) -> PolicyBatch:
-    """Return the samples [N, T] of a policy's step; Fisher products see every k-th time step, k = 1 / fisher_fraction.
-
-    [N, T] is merged into one axis: a weight gradient that contracts two axes costs a copy of everything it reads.
-    """
-    stride = min(max(round(1.0 / fisher_fraction), 1), weights.shape[1])
-    fisher_weights = weights[:, ::stride]
-    total = jnp.sum(fisher_weights)
-    fisher = (observations[:, ::stride], fisher_weights / jnp.where(total > 0, total, 1.0))
-    parts = (observations, actions, advantages, weights, *fisher)
-    return PolicyBatch(*(part.reshape(-1, *part.shape[2:]) for part in parts))
-
-
-def policy_step(
-    policy: Callable[[Any, jax.Array], Distribution], parameters: Any, batch: PolicyBatch, settings: TrustRegionConfig
-) -> TrustRegionStep:
-    """Take the step that `settings` ask for."""
-    scale, accept, max_trials = step_rules(settings)
-    return trust_region_step(
-        policy,
-        parameters,
-        batch,
-        # No compile-time constant: folded in, it would round otherwise, and recorded fingerprints would not come again.
-        damping=jax.lax.optimization_barrier(jnp.float32(settings.damping)),
-        cg_iterations=settings.cg_iterations,
-        cg_tolerance=settings.cg_tolerance,
-        scale=scale,
-        accept=accept,
-        max_trials=max_trials,
-        backtrack_factor=settings.backtrack_factor,
-    )
-
-
-def step_rules(settings: TrustRegionConfig) -> tuple[Scale, Accept, int]:
-    """Return how far to go, what to keep and how often to try: TRPO's, or the natural gradient's, which tries once."""
-    scale = to_the_edge(settings.max_kl)
-    if settings.mode == "natural_gradient":
-        return scale, anywhere, 1
-    return scale, inside_the_region(settings.max_kl, settings.acceptance_ratio), settings.line_search_steps

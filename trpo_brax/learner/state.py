@@ -30,14 +30,16 @@ class TrainState:
     """Policy parameters."""
     critic: CriticParameters
     critic_optimizer: Any
-    """State of the critic's optimiser."""
+    """State of the critic's optimiser; () where it has none."""
     statistics: ObservationStatistics
     environments: EnvironmentState
     """Leaves lead with [N]; sharded over devices. Everything else is replicated."""
 
 
 def critic_optimizer(config: Config) -> optax.GradientTransformation:
-    """Return the critic's optimiser; its state holds the parameters as one vector."""
+    """Return the critic's optimiser; its state holds the parameters as one vector. Gauss-Newton steps need none."""
+    if config.critic.critic == "gauss_newton":
+        return optax.identity()
     return optax.flatten(optax.adam(config.critic.critic_learning_rate))
 
 

@@ -22,6 +22,11 @@ class ActionBounds:
         return len(self.low)
 
     @property
+    def bounded(self) -> tuple[bool, ...]:
+        """Whether a component has both bounds."""
+        return tuple(bool(both) for both in np.isfinite(self.low) & np.isfinite(self.high))
+
+    @property
     def centre(self) -> np.ndarray:
         """Middle of the range [A]; 0 where a side is unbounded."""
         low, high = self._finite_bounds
@@ -36,7 +41,7 @@ class ActionBounds:
     @property
     def _finite_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest action [A]; -1 and 1 where a side is unbounded."""
-        bounded = np.isfinite(self.low) & np.isfinite(self.high)
+        bounded = np.array(self.bounded)
         return np.where(bounded, self.low, -1.0), np.where(bounded, self.high, 1.0)
 
     def to_environment(self, raw: jax.Array) -> jax.Array:

@@ -9,9 +9,11 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from trpo_brax.config import NetworkConfig
+from trpo_brax.policy.actions import ActionBounds
 from trpo_brax.policy.distributions import DiagonalGaussian
 
 Parameters = Any
@@ -22,6 +24,10 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
     "elu": nn.elu,
 }
+
+
+_LEAST_SPREAD = 0.01
+"""Of value targets, as a share of their mean."""
 
 
 class MultilayerPerceptron(nn.Module):
@@ -56,12 +62,19 @@ class GaussianPolicy(nn.Module):
     activation: str
     output_scale: float
     initial_log_std: float
+    bounded: tuple[bool, ...]
+    """[A]: whether an action component has bounds."""
 
     @nn.compact
     def __call__(self, observations: jax.Array) -> DiagonalGaussian:
-        """Map normalised observations [..., observation] to a distribution over [..., A]."""
+        """Map normalised observations [..., observation] to a distribution over [..., A].
+
+        A mean never leaves the range of the actions, which is (-1, 1): beyond it all samples are clipped to one and the
+        same action, no advantage tells one from another, and nothing leads back.
+        """
         network = MultilayerPerceptron(self.hidden_sizes, self.action_size, self.activation, self.output_scale)
-        mean = network(observations)
+        output = network(observations)
+        mean = jnp.tanh(output) if all(self.bounded) else jnp.where(np.array(self.bounded), jnp.tanh(output), output)
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.action_size,))
         return DiagonalGaussian(mean, log_std)
 
@@ -72,9 +85,25 @@ class CriticParameters:
 
     network: Parameters
     mean: jax.Array
-    """[]: of the last batch's value targets."""
+    """[]: of the value targets."""
     std: jax.Array
-    """[]: of the last batch's value targets."""
+    """[]: of the value targets."""
+
+    def tracking(self, mean: jax.Array, std: jax.Array, rate: jax.Array) -> CriticParameters:
+        """Return the same value function in units moved towards a batch's (PopArt, arXiv 1602.07714, section 2.1).
+
+        The moments are those of the old units' distribution and the batch's, mixed; the standard deviation never
+        falls below a hundredth of the mean, so that a task that is solved, whose targets hardly differ, does not turn
+        their noise into what there is to be learned.
+
+        Args:
+            mean: [] of the batch's value targets.
+            std: [] of the batch's value targets.
+            rate: [] share of the batch, in (0, 1].
+        """
+        moved = self.mean + rate * (mean - self.mean)
+        variance = (1 - rate) * (jnp.square(self.std) + rate * jnp.square(mean - self.mean)) + rate * jnp.square(std)
+        return self.in_units(moved, jnp.maximum(jnp.sqrt(variance), _LEAST_SPREAD * jnp.abs(moved)))
 
     def in_units(self, mean: jax.Array, std: jax.Array) -> CriticParameters:
         """Return the same value function in other units (PopArt, van Hasselt et al. 2016, arXiv 1602.07714).
@@ -103,14 +132,15 @@ class Networks:
     observation_size: int
 
     @classmethod
-    def build(cls, config: NetworkConfig, observation_size: int, action_size: int) -> Networks:
+    def build(cls, config: NetworkConfig, observation_size: int, bounds: ActionBounds) -> Networks:
         """Return the networks that `config` asks for."""
         policy = GaussianPolicy(
-            action_size,
+            bounds.size,
             config.policy_hidden_sizes,
             config.activation,
             config.policy_output_scale,
             config.initial_log_std,
+            bounds.bounded,
         )
         critic = MultilayerPerceptron(config.critic_hidden_sizes, 1, config.activation, 1.0)
         return cls(policy, critic, observation_size)

@@ -23,6 +23,11 @@ class ObservationStatistics:
         """Return the statistics of nothing; they normalise as mean 0, standard deviation 1."""
         return cls(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size))
 
+    @property
+    def ready(self) -> jax.Array:
+        """bool []: something was seen."""
+        return self.count > 0
+
     def updated(self, observations: jax.Array, valid: jax.Array) -> ObservationStatistics:
         """Return the statistics with observations [N, T, observation] folded in where valid [N, T].
 

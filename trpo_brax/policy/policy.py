@@ -27,7 +27,7 @@ class PolicySpecification:
 
     def networks(self) -> Networks:
         """Return the networks it is made of."""
-        return Networks.build(self.network, self.observation_size, self.bounds.size)
+        return Networks.build(self.network, self.observation_size, self.bounds)
 
     def distribution(
         self, parameters: Any, statistics: ObservationStatistics, observations: jax.Array

@@ -225,7 +225,7 @@ class Checkpoints:
         except CheckpointError as error:
             raise DamagedCheckpointError(f"checkpoint {self._folder(iteration)} is damaged: {error}.") from error
         kinds = (TRAINING_RETURNS, EVALUATION_RETURNS)
-        wanted = kinds[self._config.record.eval_every > 0]
+        wanted = kinds[self._config.record.evaluation_interval > 0]
         for name in sorted(kinds, key=lambda kind: kind != wanted):
             returns = manifest.get(name)
             value = returns.get(str(seed)) if isinstance(returns, dict) else None

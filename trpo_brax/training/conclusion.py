@@ -100,6 +100,7 @@ class _Conclusion:
                     "seed": seed,
                     "training": last_episodes(rows),
                     "evaluation": None,
+                    "best": None,
                     "findings": self._found(seed),
                 }
                 for seed, rows in self._records.items()
@@ -113,11 +114,9 @@ class _Conclusion:
         what = f"{episodes} episodes" if config.num_seeds == 1 else f"{episodes} episodes of each seed"
         try:
             with self._console.stage(f"Evaluating {what}"):
-                evaluator = Evaluator(Run.load(self._folder.path), episodes=episodes, environment=self._task)
-                watcher = Watcher(stopped=lambda: bool(self._stop))
-                reports = {
-                    seed: summarize(evaluator.run(episodes, policy_seed=seed, watcher=watcher)) for seed in config.seeds
-                }
+                run = Run.load(self._folder.path)
+                evaluator = Evaluator(run, episodes=episodes, environment=self._task)
+                reports, best = self._reports(run, evaluator, episodes)
         except UserError as error:
             self._failure = f"the last policy could not be evaluated: {str(error).rstrip('.')}"
             summary |= {"status": "failed", "failure": self._failure}
@@ -125,11 +124,13 @@ class _Conclusion:
             summary |= {"status": "stopped", "signal": self._stop.signal}
         else:
             for entry in summary["seeds"]:
-                entry["evaluation"] = reports[entry["seed"]].to_dict()
+                seed = entry["seed"]
+                entry["evaluation"] = reports[seed].to_dict()
+                entry["best"] = None if seed not in best else {"iteration": best[seed][0], **best[seed][1].to_dict()}
             # Over all seeds' episodes together: what to expect of a policy trained like this.
             pooled = summarize(Episodes.joined([report.details for report in reports.values()]))
             summary["evaluation"] = pooled.to_dict()
-            self._tell(reports)
+            self._tell(reports, best)
         # Every process evaluates, on devices of its own, so that they end together; one writes.
         if self._group.primary:
             self._try("summary.json", lambda: write_json(self._folder.summary_file, summary))
@@ -159,13 +160,28 @@ class _Conclusion:
                     of_seed = f"seed {seed}, " if len(self._findings) > 1 else ""
                     self._console.warn(f"{of_seed}{finding.line()}")
 
-    def _tell(self, reports: dict[int, EvaluationReport]) -> None:
+    def _reports(
+        self, run: Run, evaluator: Evaluator, episodes: int
+    ) -> tuple[dict[int, EvaluationReport], dict[int, tuple[int, EvaluationReport]]]:
+        """Return what the same episodes say of each seed's last policy, and of its best where that is another."""
+        watcher = Watcher(stopped=lambda: bool(self._stop))
+        reports, best = {}, {}
+        for seed, latest in evaluator.iterations.items():
+            reports[seed] = summarize(evaluator.run(episodes, policy_seed=seed, watcher=watcher))
+            if (chosen := run.checkpoints.resolve("best", seed)) != latest:
+                policy = run.policy(chosen, policy_seed=seed)
+                best[seed] = chosen, summarize(evaluator.run(episodes, policy=policy, watcher=watcher))
+        return reports, best
+
+    def _tell(self, reports: dict[int, EvaluationReport], best: dict[int, tuple[int, EvaluationReport]]) -> None:
         for seed, report in reports.items():
-            self._console.note(
-                f"{f'Seed {seed}: return' if len(reports) > 1 else 'Return'} {report.return_mean:,.1f} +- "
-                f"{report.return_std:,.1f} over {report.episodes} episodes by the policy's mode, lowest "
-                f"{report.return_min:,.1f}, episode length {report.length_mean:,.0f}."
-            )
+            self._console.note(f"{self._policy('latest', seed)}: {_in_words(report)}")
+            if seed in best:
+                iteration, other = best[seed]
+                self._console.note(f"{self._policy('best', seed)}, of iteration {iteration}: {_in_words(other)}")
+
+    def _policy(self, which: str, seed: int) -> str:
+        return f"Seed {seed}, {which} policy" if self._config.num_seeds > 1 else f"{which.capitalize()} policy"
 
     def _try(self, what: str, write: Callable[[], None]) -> None:
         """Write a file; where the disk does not take it, the run has failed, but goes on to its end."""
@@ -177,3 +193,13 @@ class _Conclusion:
             self._console.warn(f"{what} could not be written: {reason(error)}.")
             if self._failure is None:
                 self._failure = f"{what} could not be written: {reason(error)}"
+
+
+def _in_words(report: EvaluationReport) -> str:
+    """Return what episodes by the mode say of a policy, and how many of them failed."""
+    failed = round(report.failure_rate * report.episodes)
+    ends = f"{failed} of {report.episodes}" if failed else f"none of {report.episodes}"
+    return (
+        f"return {report.return_mean:,.1f} +- {report.return_std:,.1f} by its mode, lowest {report.return_min:,.1f}; "
+        f"{ends} episodes ended before the time limit."
+    )

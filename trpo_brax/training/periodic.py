@@ -59,7 +59,7 @@ class PeriodicEvaluation:
 
 def absent(record: RecordConfig) -> dict[str, None]:
     """Return the names of what an evaluation adds to a record, without values; nothing where there are none."""
-    return {f"evaluation_{name}": None for name in _TOLD} if record.eval_every else {}
+    return {f"evaluation_{name}": None for name in _TOLD} if record.evaluation_interval else {}
 
 
 def evaluation_line(record: RecordConfig, iteration: int, figures: Sequence[dict[str, Any]]) -> str:

@@ -26,7 +26,7 @@ class Schedule:
             return 1
         longest = min(_SECONDS_PER_CHUNK, self.max_chunk_seconds / 2)
         length = max(1, min(CHUNK_CAPACITY, int(longest / seconds), self.total - dispatched))
-        intervals = [self.record.checkpoint_every, self.record.eval_every or CHUNK_CAPACITY]
+        intervals = [self.record.checkpoint_every, self.record.evaluation_interval or CHUNK_CAPACITY]
         return min(length, *(every - dispatched % every for every in intervals))
 
     def one_at_a_time(self, seconds: float | None) -> bool:
@@ -39,5 +39,5 @@ class Schedule:
 
     def evaluation_due(self, iteration: int) -> bool:
         """Return whether there is to be an evaluation after an iteration."""
-        every = self.record.eval_every
+        every = self.record.evaluation_interval
         return every > 0 and (iteration % every == 0 or self.checkpoint_due(iteration))

@@ -90,7 +90,7 @@ class Session:
         self._schedule = Schedule(config.total_iterations, config.record, config.runtime.max_chunk_seconds)
         self._ledger = Ledger(folder, config.seeds, config.steps_per_iteration, console)
         self._saver = CheckpointSaver(folder, config, host.group)
-        self._evaluation = PeriodicEvaluation(config, task) if config.record.eval_every else None
+        self._evaluation = PeriodicEvaluation(config, task) if config.record.evaluation_interval else None
         self._done = 0
         self._seconds: float | None = None
         """That an iteration takes."""

@@ -65,7 +65,8 @@ def training_figure(run: RecordedRun, axis: Axis = "env_steps") -> Figure:
     figure = Figure(figsize=(6.7, 6.9))
     panels = figure.subplots(3, 2, sharex=True).ravel()
     _draw(panels[0], seeds, [seed.accepted("kl_mean") for seed in seeds], "mean KL of accepted steps", "nats")
-    panels[0].axhline(run.config.trust_region.max_kl, color="0.2", ls="--", lw=1, label="max_kl")
+    if seeds:
+        panels[0].plot(seeds[0].x, seeds[0].values("max_kl"), color="0.2", ls="--", lw=1, label="max_kl")
     panels[0].set_ylim(0, None)
     _draw_improvement(panels[1], seeds)
     _draw_outcomes(panels[2], seeds)

@@ -1,0 +1,301 @@
+"""What each part of the learning dynamics is worth: one change at a time against the presets, five seeds a run.
+
+    python experiments/dynamics.py --tasks inverted_pendulum reacher --variants presets adam batch_units
+
+A change is a setting, or a few lines that stand in for the package's. The presets were chosen on seeds 100 and up, as
+all of these are; what the README reports is of others. A run that is there is not repeated, so the script can be
+started again at any time. Results go to experiments/results/dynamics/: runs.csv, a row a seed (the last policy acting
+by its mode, 1,000 episodes), and summary.csv, a row a task and change.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import trpo_brax as tb
+from trpo_brax.algorithm import Distribution, Evaluation, PolicyBatch, StepOutcome, evaluator
+from trpo_brax.algorithm import line_search as line_search_module
+from trpo_brax.config import Config
+from trpo_brax.evaluation.interquartile import interquartile_mean
+from trpo_brax.learner.iteration import Iteration, Judgement
+from trpo_brax.learner.state import TrainState
+from trpo_brax.policy import ObservationStatistics
+from trpo_brax.policy.networks import Networks
+
+RESULTS = Path(__file__).parent / "results" / "dynamics"
+EPISODES = 1000
+THRESHOLDS = {"inverted_pendulum": 950.0, "inverted_double_pendulum": 9000.0, "reacher": -100.0, "hopper": 1500.0}
+"""Mean return by sampled actions, for the steps that it took to get there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What each part of the learning dynamics is worth: one change at a time against the presets."""
+
+    tasks: tuple[str, ...] = tuple(THRESHOLDS)
+    """Tasks."""
+    variants: tuple[str, ...] = ()
+    """Changes; by default all of them."""
+    seed: int = 100
+    """First seed of each run."""
+    num_seeds: int = 5
+    """Seeds of each run, trained in one program."""
+    runs_dir: Path = Path("runs/dynamics")
+    """Where the run folders are kept."""
+    cpu_devices: int | None = None
+    """As of trpo-brax train; 1 to run two of these scripts side by side."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One change."""
+
+    told: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stand_in: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+# Lines that stand in for the package's
+
+
+def iteration_of(cls: type[Iteration]) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what lets programs be made of another iteration."""
+    return lambda: mock.patch("trpo_brax.learner.program.Iteration", cls)
+
+
+@contextmanager
+def batch_units() -> Iterator[None]:
+    """The critic's units are those of the last batch alone."""
+    with (
+        mock.patch("trpo_brax.learner.iteration._UNITS_RATE", 1.0),
+        mock.patch("trpo_brax.policy.networks._LEAST_SPREAD", 0.0),
+    ):
+        yield
+
+
+@contextmanager
+def unbounded_means() -> Iterator[None]:
+    """A mean may lie anywhere; what is drawn around it is clipped."""
+    build = Networks.build
+
+    def unbounded(*given: Any) -> Networks:
+        networks = build(*given)
+        return dataclasses.replace(networks, policy=networks.policy.clone(bounded=(False,) * given[-1].size))
+
+    with mock.patch.object(Networks, "build", unbounded):
+        yield
+
+
+class OtherTimeSteps(Iteration):
+    """Fisher and Gauss-Newton products see other time steps in each iteration."""
+
+    def _turned(self, state: TrainState, judgement: Judgement) -> Judgement:
+        """Every k-th time step of what is turned is another one, and for all else the order does not matter."""
+
+        def turn(leaf: jax.Array) -> jax.Array:
+            return jnp.roll(leaf, state.iteration, axis=1) if leaf.ndim > 1 else leaf
+
+        return jax.tree.map(turn, judgement)
+
+    def improve(self, state: TrainState, judgement: Judgement) -> Any:
+        """Of the policy."""
+        return super().improve(state, self._turned(state, judgement))
+
+    def fit(self, state: TrainState, judgement: Judgement) -> Any:
+        """Of the critic."""
+        return super().fit(state, self._turned(state, judgement))
+
+
+def halves(self: PolicyBatch, old: Distribution) -> Callable[[Distribution], Evaluation]:
+    """The gradient is of the first half of the environments, what is accepted is judged on the second."""
+    first = jnp.arange(self.weights.size) < self.weights.size // 2
+
+    def of(part: jax.Array) -> Callable[[Distribution], Evaluation]:
+        weights = jnp.where(part, self.weights, 0.0)
+        return evaluator(old, self._replace(weights=weights / jnp.maximum(jnp.sum(weights), 1e-9)))
+
+    learned, judged = of(first), of(~first)
+
+    def evaluate(new: Distribution) -> Evaluation:
+        ours, theirs = learned(new), judged(new)
+        gradient_of_ours = ours.improvement - jax.lax.stop_gradient(ours.improvement)
+        return theirs._replace(improvement=jax.lax.stop_gradient(theirs.improvement) + gradient_of_ours)
+
+    return evaluate
+
+
+class KeptFunctions(Iteration):
+    """When statistics move, the first layers move so that policy and critic stay the same functions."""
+
+    def with_batch(self, state: TrainState) -> Any:
+        """As it is, and then the layers."""
+        new, metrics, trajectory = super().with_batch(state)
+        old, moved = state.statistics, new.statistics
+
+        def keep(layers: dict[str, Any]) -> dict[str, Any]:
+            first = layers["Dense_0"]
+            kept = {
+                "kernel": first["kernel"] * (moved.std() / old.std())[:, None],
+                "bias": first["bias"] + ((moved.mean - old.mean) / old.std()) @ first["kernel"],
+            }
+            return {**layers, "Dense_0": jax.tree.map(lambda a, b: jnp.where(old.ready, a, b), kept, first)}
+
+        policy = {**new.policy["params"]}
+        policy["MultilayerPerceptron_0"] = keep(policy["MultilayerPerceptron_0"])
+        network = {"params": keep(new.critic.network["params"])}
+        critic = dataclasses.replace(new.critic, network=network)
+        return dataclasses.replace(new, policy={"params": policy}, critic=critic), metrics, trajectory
+
+
+def retreat_by_kl(evaluate: Any, parameters: Any, full: Any, accept: Any, *, max_trials: int, **_: Any) -> Any:
+    """A trial that only the KL refused is followed by one at 0.95 of where the KL would be `max_kl`."""
+    search = line_search_module.backtracking_line_search
+    first = search(evaluate, parameters, full, accept, max_trials=1, backtrack_factor=0.7)
+    kl = evaluate(parameters + full.step).kl_mean
+    refused = first.outcome == StepOutcome.KL_EXCEEDED
+    shorter = jnp.where(refused, jnp.clip(0.95 * jnp.sqrt(0.01 / kl), 0.1, 0.95), 0.7)
+    again = full._replace(step=shorter * full.step, predicted_improvement=shorter * full.predicted_improvement)
+    second = search(evaluate, parameters, again, accept, max_trials=max_trials - 1, backtrack_factor=0.7)
+    second = second._replace(trials=second.trials + 1, fraction=second.fraction * shorter)
+    return jax.tree.map(lambda a, b: jnp.where(first.outcome == StepOutcome.ACCEPTED, a, b), first, second)
+
+
+VARIANTS = {
+    "presets": Variant("the presets as they are"),
+    "adam": Variant("critic by ten passes of Adam", {"critic": "adam", "critic_epochs": 10, "critic_minibatches": 8}),
+    "one_critic_step": Variant("one Gauss-Newton step an iteration instead of two", {"critic_steps": 1}),
+    "batch_units": Variant("critic in units of the last batch's targets", stand_in=batch_units),
+    "no_warm_up": Variant(
+        "a step in iteration 1, on raw observations",
+        stand_in=lambda: mock.patch.object(ObservationStatistics, "ready", True),
+    ),
+    "unbounded_means": Variant("means of actions without bounds", stand_in=unbounded_means),
+    "constant_region": Variant("the trust region does not shrink", {"final_max_kl": None, "anneal_steps": None}),
+    "short_traces": Variant("trace decay 0.95", {"trace_decay": 0.95}),
+    "long_traces": Variant("trace decay 0.995", {"trace_decay": 0.995}),
+    "more_products": Variant("30 products of conjugate gradient, damping 0.01", {"cg_iterations": 30, "damping": 0.01}),
+    "other_time_steps": Variant("products see other time steps each iteration", stand_in=iteration_of(OtherTimeSteps)),
+    "halves": Variant(
+        "acceptance on environments that the gradient did not see",
+        stand_in=lambda: mock.patch.object(PolicyBatch, "against", halves),
+    ),
+    "kept_functions": Variant("statistics move no function", stand_in=iteration_of(KeptFunctions)),
+    "retreat_by_kl": Variant(
+        "second trial where the KL says",
+        {"final_max_kl": None, "anneal_steps": None},
+        lambda: mock.patch("trpo_brax.algorithm.trust_region.backtracking_line_search", retreat_by_kl),
+    ),
+}
+
+
+def config_of(task: str, variant: Variant, arguments: Arguments) -> Config:
+    """Return the configuration of a run."""
+    return tb.override(
+        tb.preset(task),
+        seed=arguments.seed,
+        num_seeds=arguments.num_seeds,
+        eval_every=0,
+        final_evaluation_episodes=0,
+        cpu_devices=arguments.cpu_devices,
+        **variant.settings,
+    )
+
+
+def rows_of(task: str, name: str, arguments: Arguments) -> list[dict[str, Any]]:
+    """Train, evaluate, and return a row a seed."""
+    variant, folder = VARIANTS[name], arguments.runs_dir / f"{task}-{name}"
+    with variant.stand_in():
+        config = config_of(task, variant, arguments)
+        run = tb.train(config, run_dir=folder, resume=(folder / "config.json").is_file())
+        if run.summary["status"] != "finished":
+            raise SystemExit(f"{folder} was stopped; start the script again to go on.")
+        reports = {seed: tb.evaluate(run, episodes=EPISODES, policy_seed=seed) for seed in config.seeds}
+    commit = json.loads((folder / "provenance.json").read_text())["git"]["commit"][:12]
+    records = run.metrics()
+    rows = []
+    for seed, report in reports.items():
+        own = [record for record in records if record["seed"] == seed]
+        reached = (row for row in own if (row["episode_return_mean"] or -np.inf) >= THRESHOLDS.get(task, np.inf))
+        rows.append(
+            {
+                "task": task,
+                "variant": name,
+                "seed": seed,
+                "env_steps": own[-1]["env_steps"],
+                "return_mean": f"{report.return_mean:.6g}",
+                "return_min": f"{report.return_min:.6g}",
+                "return_quantile_05": f"{report.return_quantile_05:.6g}",
+                "failure_rate": f"{report.failure_rate:.4g}",
+                "sampled_return": f"{statistics.mean(row['episode_return_mean'] for row in own[-5:]):.6g}",
+                "steps_to_threshold": next((row["env_steps"] for row in reached), ""),
+                "seconds_of_all_seeds": round(own[-1]["wall_time_s"], 1),
+                "commit": commit,
+            }
+        )
+    return rows
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row a task and variant: worst seed, interquartile mean, failures, speed of learning."""
+    told = []
+    for key in dict.fromkeys((row["task"], row["variant"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["variant"]) == key]
+        returns = np.array([float(row["return_mean"]) for row in own])
+        steps = [int(row["steps_to_threshold"]) for row in own if row["steps_to_threshold"] != ""]
+        told.append(
+            {
+                "task": key[0],
+                "variant": key[1],
+                "change": VARIANTS[key[1]].told,
+                "seeds": len(own),
+                "worst_seed": f"{returns.min():.6g}",
+                "interquartile_mean": f"{interquartile_mean(returns):.6g}",
+                "failure_rate_mean": f"{np.mean([float(row['failure_rate']) for row in own]):.4g}",
+                "failure_rate_worst": f"{max(float(row['failure_rate']) for row in own):.4g}",
+                "steps_to_threshold_median": int(statistics.median(steps)) if len(steps) == len(own) else "",
+                "seconds_of_all_seeds": own[0]["seconds_of_all_seeds"],
+            }
+        )
+    return told
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows with the same columns."""
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main(arguments: Arguments) -> None:
+    """Go through tasks and variants, and write after each what there is."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    table = RESULTS / "runs.csv"
+    for task in arguments.tasks:
+        for name in arguments.variants or tuple(VARIANTS):
+            mine = rows_of(task, name, arguments)
+            # Read anew: another of these scripts may have written meanwhile.
+            known = list(csv.DictReader(table.open())) if table.is_file() else []
+            rows = [row for row in known if (row["task"], row["variant"]) != (task, name)] + mine
+            order = list(VARIANTS)
+            rows.sort(key=lambda row: (row["task"], order.index(row["variant"]), int(row["seed"])))
+            write(table, rows)
+            write(RESULTS / "summary.csv", summary(rows))
+            print(f"{task}, {VARIANTS[name].told}: {', '.join(row['return_mean'] for row in mine)}", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
