@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OPTIONS = shlex.split(
     "--environment tests.tiny_environments:PointMass --num-envs 8 --unroll-length 10 --episode-length 7 "
-    "--policy-hidden-sizes 8 --critic-hidden-sizes 8 --critic-epochs 2 --critic-minibatches 3 "
-    "--final-evaluation-episodes 0 --platform cpu --checkpoint-every 2"
+    "--policy-hidden-sizes 8 --critic-hidden-sizes 8 --critic-fraction 1 --critic-damping 0.1 "
+    "--eval-every 0 --final-evaluation-episodes 0 --platform cpu --checkpoint-every 2"
 )
 FLAGS = " ".join(word for word in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in word)
 """XLA's flags of the tests themselves, without their number of devices."""

@@ -481,6 +481,11 @@ class TestTrainArguments:
             words = [flag if new else f"--no-{flag[2:]}"]
         if name.startswith("action_"):
             words, changes = ["--action-low", "-3.0", "--action-high", "3.0"], {"action_low": -3.0, "action_high": 3.0}
+        if name in ("final_max_kl", "anneal_steps"):
+            words, changes = (
+                ["--final-max-kl", "0.003", "--anneal-steps", "9"],
+                {"final_max_kl": 0.003, "anneal_steps": 9},
+            )
         if name == "environment_arguments":
             words, changes = [*words, "--environment", HISTORY], changes | {"environment": HISTORY}
         assert main(["train", *([] if name == "task" else ["hopper"]), *words]) == 0
@@ -594,7 +599,8 @@ class TestWholeCommands:
     def test_train_then_evaluate(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
         monkeypatch.chdir(tmp_path)
         words = "--num-envs 8 --unroll-length 8 --episode-length 16 --total-steps 256 --policy-hidden-sizes 8"
-        words += " --critic-hidden-sizes 8 --critic-epochs 1 --checkpoint-every 2 --final-evaluation-episodes 0"
+        words += " --critic-hidden-sizes 8 --critic-fraction 1 --critic-damping 0.1 --checkpoint-every 2"
+        words += " --eval-every 0 --final-evaluation-episodes 0"
         words += " --run-dir new"
         assert main(["train", "--environment", HISTORY, *words.split()]) == 0
         told = capsys.readouterr()

@@ -55,8 +55,8 @@ class TestAModel:
         act = actor(model_of(format), format)
         observations = np.concatenate([OBSERVATIONS, corner_observations(policy, 200)])
         wanted = by_hand(policy, observations)
-        assert np.isclose(wanted, [1.0, 5.0]).any() and np.isclose(wanted, [-1.0, -2.0]).any()
-        assert ((wanted > [-1.0, -2.0]) & (wanted < [1.0, 5.0])).any()
+        assert np.isclose(wanted, [1.0, 5.0], atol=0.2).any() and np.isclose(wanted, [-1.0, -2.0], atol=0.2).any()
+        assert ((wanted > [-1.0, -2.0]) & (wanted < [1.0, 5.0])).all(), "a mean stays within bounds"
         for batch in (1, 2, 7, 300):
             found = np.concatenate([act(observations[i : i + batch]) for i in range(0, 300, batch)])
             assert found.dtype == np.float32

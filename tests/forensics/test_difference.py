@@ -141,8 +141,8 @@ class TestRealRuns:
         difference = compare(whole.path, train_tiny(folder / "max_kl", config=override(TINY, max_kl=0.02)).path)
         first = first_of(difference)
         assert first.iteration == 1
-        # Rollout and advantages are those of the same policy, conjugate gradient knows no trust region.
-        assert ORDER.index(first.values[0].name) > ORDER.index("cg_relative_residual")
+        # Rollout and advantages are those of the same policy.
+        assert first.values[0].name == "max_kl"
         assert difference.shaping == ("max_kl",)
         assert "max_kl: 0.01 in A, 0.02 in B, shapes learning" in told(difference)
 

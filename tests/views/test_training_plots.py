@@ -25,7 +25,14 @@ NAN = float("nan")
 def records(seed: int = 0, count: int = 4, **columns: Any) -> list[dict[str, Any]]:
     """Return records whose quantities are all different; the third step is refused."""
     generator = np.random.default_rng(seed)
-    names = ("kl_mean", "surrogate_improvement", "surrogate_improvement_predicted", "entropy", "explained_variance")
+    names = (
+        "kl_mean",
+        "max_kl",
+        "surrogate_improvement",
+        "surrogate_improvement_predicted",
+        "entropy",
+        "explained_variance",
+    )
     return [
         {
             **{"seed": seed, "iteration": i, "env_steps": 1000 * i, "wall_time_s": 2.0 * i},
@@ -68,10 +75,9 @@ def test_one_seed() -> None:
     assert (colour, style, alpha, entropy) == (COLOURS[0], "-", 1.0, points(rows, "entropy"))
     ((*_, speed),) = lines(shown["throughput"])
     assert speed == points(rows, "steps_per_second") and shown["throughput"].get_ylim()[0] == 0
-    ((*_, kl),) = lines(shown["mean KL of accepted steps"])
+    (*_, kl), (*_, limit) = lines(shown["mean KL of accepted steps"])
     np.testing.assert_array_equal(kl, [*points(rows, "kl_mean")[:2], [3000, NAN], [4000, rows[3]["kl_mean"]]])
-    (limit,) = [line for line in shown["mean KL of accepted steps"].lines if line.get_linestyle() == "--"]
-    assert list(limit.get_ydata()) == [0.02, 0.02]
+    np.testing.assert_array_equal(limit, points(rows, "max_kl"))
     actual, predicted = lines(shown["improvement of the surrogate"])
     assert (actual[0], predicted[0], predicted[1]) == (COLOURS[0], COLOURS[1], ":")
     for drawn, name in ((actual, "surrogate_improvement"), (predicted, "surrogate_improvement_predicted")):

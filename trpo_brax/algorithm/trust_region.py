@@ -54,9 +54,9 @@ def trust_region_step(
     gradient's sums over a small network's arrays cost more than the arrays' size says.
 
     Args:
-        policy: (parameters, inputs [S, ...]) -> action distribution over them, by matrix products of the highest
-            precision: a GPU's default (TF32) is too coarse for conjugate gradient.
-        parameters: of the policy; any pytree of float arrays.
+        model: (parameters, inputs [S, ...]) -> distribution over them, of actions or of a value, by matrix products of
+            the highest precision: a GPU's default (TF32) is too coarse for conjugate gradient.
+        parameters: of the model; any pytree of float arrays.
         batch: the samples; what those of weight 0 hold must be finite.
         damping: lambda in H = F + lambda I.
         cg_iterations: most products with H.

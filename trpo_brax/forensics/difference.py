@@ -23,10 +23,11 @@ ORDER = (
     "action_saturation",
     *("observation_constant_share", "observation_max_abs", "observation_spread_min"),
     *("explained_variance", "advantage_max_abs", "penalty_coefficient"),
-    *("damping", "cg_iterations", "cg_relative_residual", "line_search_trials", "step_fraction", "step_outcome"),
+    *("max_kl", "damping", "cg_iterations", "cg_relative_residual"),
+    *("line_search_trials", "step_fraction", "step_outcome"),
     *("surrogate_improvement_predicted", "surrogate_improvement", "kl_mean", "kl_max", "improvement_lower_bound"),
     *("entropy", "parameter_fingerprint"),
-    "critic_loss",
+    *("critic_loss", "normalisation_kl"),
 )
 """Quantities in the order in which an iteration computes them: rollout, advantages, policy step, critic.
 

@@ -176,7 +176,7 @@ class _Conclusion:
     def _tell(self, reports: dict[int, EvaluationReport], best: dict[int, tuple[int, EvaluationReport]]) -> None:
         for seed, report in reports.items():
             self._console.note(f"{self._policy('latest', seed)}: {_in_words(report)}")
-            if seed in best:
+            if seed in best and len(reports) == 1:
                 iteration, other = best[seed]
                 self._console.note(f"{self._policy('best', seed)}, of iteration {iteration}: {_in_words(other)}")
 
