@@ -10,7 +10,6 @@ by its mode, 1,000 episodes), and summary.csv, a row a task and change.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import statistics
@@ -26,6 +25,7 @@ import numpy as np
 import tyro
 
 import trpo_brax as tb
+from experiments.rows import with_those_of, write
 from trpo_brax.algorithm import Distribution, Evaluation, PolicyBatch, StepOutcome, evaluator
 from trpo_brax.algorithm import line_search as line_search_module
 from trpo_brax.config import Config
@@ -272,14 +272,6 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return told
 
 
-def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows with the same columns."""
-    with file.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main(arguments: Arguments) -> None:
     """Go through tasks and variants, and write after each what there is."""
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -287,9 +279,7 @@ def main(arguments: Arguments) -> None:
     for task in arguments.tasks:
         for name in arguments.variants or tuple(VARIANTS):
             mine = rows_of(task, name, arguments)
-            # Read anew: another of these scripts may have written meanwhile.
-            known = list(csv.DictReader(table.open())) if table.is_file() else []
-            rows = [row for row in known if (row["task"], row["variant"]) != (task, name)] + mine
+            rows = with_those_of(table, mine, ["task", "variant"])
             order = list(VARIANTS)
             rows.sort(key=lambda row: (row["task"], order.index(row["variant"]), int(row["seed"])))
             write(table, rows)

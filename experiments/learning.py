@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 
 import trpo_brax as tb
+from experiments.rows import with_those_of, write
 
 RESULTS = Path(__file__).parent / "results" / "learning"
 EPISODES = 1000
@@ -160,14 +161,6 @@ def draw() -> None:
     figure.savefig(RESULTS / "learning.png", dpi=110)
 
 
-def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows with the same columns."""
-    with file.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main(arguments: Arguments) -> None:
     """Train, write and draw."""
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -175,10 +168,7 @@ def main(arguments: Arguments) -> None:
     for task in arguments.tasks:
         one = run(task, arguments)
         write_curves(one)
-        mine = summary_rows(one)
-        # Read anew: another of these scripts may have written meanwhile.
-        known = list(csv.DictReader(table.open())) if table.is_file() else []
-        rows = [row for row in known if row["task"] != task] + mine
+        rows = with_those_of(table, summary_rows(one), ["task"])
         rows.sort(key=lambda row: (row["task"], int(row["seed"])))
         write(table, rows)
         write(RESULTS / "tasks.csv", task_rows(rows))

@@ -45,6 +45,11 @@ def network(parameters: Any, observations: jax.Array) -> jax.Array:
     return jnp.tanh(observations @ parameters["w1"] + parameters["b1"]) @ parameters["w2"] + parameters["b2"]
 
 
+def value_of(parameters: Any, observations: jax.Array) -> jax.Array:
+    """Return a network's only output [...], as a critic's."""
+    return network(parameters, observations)[..., 0]
+
+
 def gaussian_policy(parameters: Any, observations: jax.Array) -> DiagonalGaussian:
     """Return a diagonal Gaussian with a network's mean and a state-independent log_std."""
     mean = network(parameters, observations)

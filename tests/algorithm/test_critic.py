@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import references
-from tests.algorithm.policies import OBSERVATION, as_jax, bytes_of, network, random_network
+from tests.algorithm.policies import OBSERVATION, as_jax, bytes_of, random_network, value_of
 from tests.references import Array, Network
 from trpo_brax.algorithm import (
     CriticFit,
@@ -28,10 +27,6 @@ from trpo_brax.algorithm.critic import UnitGaussian
 from trpo_brax.algorithm.line_search import inside_the_region
 
 LENGTH, ENVIRONMENTS = 6, 5
-
-
-def value_of(parameters: Any, observations: jax.Array) -> jax.Array:
-    return network(parameters, observations)[..., 0]
 
 
 @functools.cache

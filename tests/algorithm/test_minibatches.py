@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from tests import references
-from tests.algorithm.policies import OBSERVATION, as_jax, bytes_of, network, random_network, to_numpy
+from tests.algorithm.policies import OBSERVATION, as_jax, bytes_of, random_network, to_numpy, value_of
 from tests.references import Array, Network
 from trpo_brax.algorithm import CriticFit, fit_by_minibatches
 
@@ -21,10 +21,6 @@ RATE = 1e-2
 OPTIMIZER = optax.flatten(optax.adam(RATE))
 """Its state is over all parameters as one vector."""
 LENGTH, ENVIRONMENTS = 6, 5
-
-
-def value_of(parameters: Any, observations: jax.Array) -> jax.Array:
-    return network(parameters, observations)[..., 0]
 
 
 @functools.cache

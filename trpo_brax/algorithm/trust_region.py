@@ -97,27 +97,24 @@ def to_the_edge(max_kl: float | jax.Array) -> Scale:
     extra product. Where that is not a positive number, the outcome says why there is no step.
     """
 
-    def scale(solved: ConjugateGradientResult, gradient: jax.Array) -> FullStep:
-        curvature = jnp.vdot(solved.solution, gradient - solved.residual, precision="highest")
-        return _full_step(
-            solved, gradient, curvature, jnp.sqrt(2.0 * max_kl / jnp.where(curvature > 0, curvature, 1.0))
-        )
+    def length(curvature: jax.Array) -> jax.Array:
+        return jnp.sqrt(2.0 * max_kl / jnp.where(curvature > 0, curvature, 1.0))
 
-    return scale
+    return lambda solved, gradient: _full_step(solved, gradient, length)
 
 
 def to_the_minimum(solved: ConjugateGradientResult, gradient: jax.Array) -> FullStep:
     """Take x = H^-1 g as it is: where the objective is a square, its model's minimum (Levenberg 1944)."""
-    curvature = jnp.vdot(solved.solution, gradient - solved.residual, precision="highest")
-    return _full_step(solved, gradient, curvature, jnp.ones_like(curvature))
+    return _full_step(solved, gradient, jnp.ones_like)
 
 
 def _full_step(
-    solved: ConjugateGradientResult, gradient: jax.Array, curvature: jax.Array, length: jax.Array
+    solved: ConjugateGradientResult, gradient: jax.Array, length: Callable[[jax.Array], jax.Array]
 ) -> FullStep:
-    """Return `length` x, or why there is no step: a curvature x.Hx that is no positive number, or no gradient."""
+    """Return length(x.Hx) x, or why there is no step: an x.Hx that is no positive number, or no gradient."""
+    curvature = jnp.vdot(solved.solution, gradient - solved.residual, precision="highest")
     sound = jnp.isfinite(curvature) & (curvature > 0) & ~solved.breakdown
-    step = length * solved.solution
+    step = length(curvature) * solved.solution
     outcome = jnp.where(sound, StepOutcome.ACCEPTED, StepOutcome.BAD_CURVATURE)
     outcome = jnp.where(jnp.vdot(gradient, gradient, precision="highest") == 0, StepOutcome.ZERO_GRADIENT, outcome)
     outcome = jnp.where(all_finite(gradient), outcome, StepOutcome.NON_FINITE)
