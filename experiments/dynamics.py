@@ -23,10 +23,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.flatten_util import ravel_pytree
 
 import trpo_brax as tb
 from experiments.rows import with_those_of, write
-from trpo_brax.algorithm import Distribution, Evaluation, PolicyBatch, StepOutcome, evaluator
+from trpo_brax.algorithm import (
+    Distribution,
+    Evaluation,
+    PolicyBatch,
+    StepOutcome,
+    evaluator,
+    fisher_product,
+    trust_region_step,
+)
 from trpo_brax.algorithm import line_search as line_search_module
 from trpo_brax.config import Config
 from trpo_brax.evaluation.interquartile import interquartile_mean
@@ -173,10 +182,25 @@ def retreat_by_kl(evaluate: Any, parameters: Any, full: Any, accept: Any, *, max
     return jax.tree.map(lambda a, b: jnp.where(first.outcome == StepOutcome.ACCEPTED, a, b), first, second)
 
 
+def relative_damping(model: Any, parameters: Any, batch: Any, *, damping: Any, **rest: Any) -> Any:
+    """Damping is a share of the Fisher matrix's size along the gradient, g.Fg / g.g, which grows as 1 / sigma^2."""
+    theta, as_tree = ravel_pytree(parameters)
+
+    def at(inputs: jax.Array) -> Callable[[jax.Array], Any]:
+        return lambda candidate: model(as_tree(candidate), inputs)
+
+    evaluate = batch.against(model(parameters, batch.inputs))
+    gradient = jax.grad(lambda candidate: evaluate(at(batch.inputs)(candidate)).improvement)(theta)
+    product = fisher_product(at(batch.fisher_inputs), theta, batch.fisher_weights)
+    size = jnp.vdot(gradient, product(gradient)) / jnp.maximum(jnp.vdot(gradient, gradient), 1e-30)
+    return trust_region_step(model, parameters, batch, damping=damping * size, **rest)
+
+
 VARIANTS = {
     "presets": Variant("the presets as they are"),
     "adam": Variant("critic by ten passes of Adam", {"critic": "adam", "critic_epochs": 10, "critic_minibatches": 8}),
     "one_critic_step": Variant("one Gauss-Newton step an iteration instead of two", {"critic_steps": 1}),
+    "tenth_for_critic": Variant("Gauss-Newton products see a tenth of the time steps", {"critic_fraction": 0.1}),
     "batch_units": Variant("critic in units of the last batch's targets", stand_in=batch_units),
     "no_warm_up": Variant(
         "a step in iteration 1, on raw observations",
@@ -187,6 +211,11 @@ VARIANTS = {
     "short_traces": Variant("trace decay 0.95", {"trace_decay": 0.95}),
     "long_traces": Variant("trace decay 0.995", {"trace_decay": 0.995}),
     "more_products": Variant("30 products of conjugate gradient, damping 0.01", {"cg_iterations": 30, "damping": 0.01}),
+    "relative_damping": Variant(
+        "damping relative to the Fisher matrix along the gradient",
+        {"damping": 0.01},
+        lambda: mock.patch("trpo_brax.learner.steps.trust_region_step", relative_damping),
+    ),
     "other_time_steps": Variant("products see other time steps each iteration", stand_in=iteration_of(OtherTimeSteps)),
     "halves": Variant(
         "acceptance on environments that the gradient did not see",
