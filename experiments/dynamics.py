@@ -26,7 +26,7 @@ import tyro
 from jax.flatten_util import ravel_pytree
 
 import trpo_brax as tb
-from experiments.rows import with_those_of, write
+from experiments.rows import read, with_those_of, write
 from trpo_brax.algorithm import (
     Distribution,
     Evaluation,
@@ -46,6 +46,13 @@ from trpo_brax.policy.networks import Networks
 
 RESULTS = Path(__file__).parent / "results" / "dynamics"
 EPISODES = 1000
+STEPS = {
+    "inverted_pendulum": 2_400_000,
+    "inverted_double_pendulum": 1_200_000,
+    "reacher": 1_500_000,
+    "hopper": 4_000_000,
+}
+"""Control steps of a run, over which the trust region shrinks."""
 THRESHOLDS = {"inverted_pendulum": 950.0, "inverted_double_pendulum": 9000.0, "reacher": -100.0, "hopper": 1500.0}
 """Mean return by sampled actions, for the steps that it took to get there."""
 
@@ -54,7 +61,7 @@ THRESHOLDS = {"inverted_pendulum": 950.0, "inverted_double_pendulum": 9000.0, "r
 class Arguments:
     """What each part of the learning dynamics is worth: one change at a time against the presets."""
 
-    tasks: tuple[str, ...] = tuple(THRESHOLDS)
+    tasks: tuple[str, ...] = tuple(STEPS)
     """Tasks."""
     variants: tuple[str, ...] = ()
     """Changes; by default all of them."""
@@ -234,12 +241,16 @@ def config_of(task: str, variant: Variant, arguments: Arguments) -> Config:
     """Return the configuration of a run."""
     return tb.override(
         tb.preset(task),
-        seed=arguments.seed,
-        num_seeds=arguments.num_seeds,
-        eval_every=0,
-        final_evaluation_episodes=0,
-        cpu_devices=arguments.cpu_devices,
-        **variant.settings,
+        **{
+            "seed": arguments.seed,
+            "num_seeds": arguments.num_seeds,
+            "total_steps": STEPS[task],
+            "anneal_steps": STEPS[task],
+            "eval_every": 0,
+            "final_evaluation_episodes": 0,
+            "cpu_devices": arguments.cpu_devices,
+            **variant.settings,
+        },
     )
 
 
@@ -257,7 +268,7 @@ def rows_of(task: str, name: str, arguments: Arguments) -> list[dict[str, Any]]:
     rows = []
     for seed, report in reports.items():
         own = [record for record in records if record["seed"] == seed]
-        reached = (row for row in own if (row["episode_return_mean"] or -np.inf) >= THRESHOLDS.get(task, np.inf))
+        reached = (row for row in own if (row["episode_return_mean"] or -np.inf) >= THRESHOLDS[task])
         rows.append(
             {
                 "task": task,
@@ -307,6 +318,8 @@ def main(arguments: Arguments) -> None:
     table = RESULTS / "runs.csv"
     for task in arguments.tasks:
         for name in arguments.variants or tuple(VARIANTS):
+            if any((row["task"], row["variant"]) == (task, name) for row in read(table)):
+                continue
             mine = rows_of(task, name, arguments)
             rows = with_those_of(table, mine, ["task", "variant"])
             order = list(VARIANTS)

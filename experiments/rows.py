@@ -18,6 +18,14 @@ def write(file: Path, rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
+def read(file: Path) -> list[Row]:
+    """Return the rows of a file, none where there is no file."""
+    if not file.is_file():
+        return []
+    with file.open() as opened:
+        return [dict(row) for row in csv.DictReader(opened)]
+
+
 def with_those_of(file: Path, mine: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """Return the rows of a file, read anew, and `mine`, in place of those that `names` call as they call mine."""
 
@@ -25,8 +33,4 @@ def with_those_of(file: Path, mine: Sequence[Row], names: Sequence[str]) -> list
         return tuple(row[name] for name in names)
 
     replaced = {key(row) for row in mine}
-    known: list[Row] = []
-    if file.is_file():
-        with file.open() as opened:
-            known = [dict(row) for row in csv.DictReader(opened)]
-    return [*(row for row in known if key(row) not in replaced), *mine]
+    return [*(row for row in read(file) if key(row) not in replaced), *mine]
