@@ -11,7 +11,6 @@ by its mode, 1,000 episodes), and summary.csv, a row a task and change.
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +25,7 @@ import tyro
 from jax.flatten_util import ravel_pytree
 
 import trpo_brax as tb
-from experiments.rows import read, with_those_of, write
+from experiments.seeds import Row, read, seed_rows, trained, with_those_of, write
 from trpo_brax.algorithm import (
     Distribution,
     Evaluation,
@@ -45,7 +44,6 @@ from trpo_brax.policy import ObservationStatistics
 from trpo_brax.policy.networks import Networks
 
 RESULTS = Path(__file__).parent / "results" / "dynamics"
-EPISODES = 1000
 STEPS = {
     "inverted_pendulum": 2_400_000,
     "inverted_double_pendulum": 1_200_000,
@@ -254,41 +252,21 @@ def config_of(task: str, variant: Variant, arguments: Arguments) -> Config:
     )
 
 
-def rows_of(task: str, name: str, arguments: Arguments) -> list[dict[str, Any]]:
+def rows_of(task: str, name: str, arguments: Arguments) -> list[Row]:
     """Train, evaluate, and return a row a seed."""
-    variant, folder = VARIANTS[name], arguments.runs_dir / f"{task}-{name}"
+    variant = VARIANTS[name]
     with variant.stand_in():
-        config = config_of(task, variant, arguments)
-        run = tb.train(config, run_dir=folder, resume=(folder / "config.json").is_file())
-        if run.summary["status"] != "finished":
-            raise SystemExit(f"{folder} was stopped; start the script again to go on.")
-        reports = {seed: tb.evaluate(run, episodes=EPISODES, policy_seed=seed) for seed in config.seeds}
-    commit = json.loads((folder / "provenance.json").read_text())["git"]["commit"][:12]
+        run = trained(config_of(task, variant, arguments), arguments.runs_dir / f"{task}-{name}")
+        rows = seed_rows(run, {"task": task, "variant": name})
     records = run.metrics()
-    rows = []
-    for seed, report in reports.items():
-        own = [record for record in records if record["seed"] == seed]
-        reached = (row for row in own if (row["episode_return_mean"] or -np.inf) >= THRESHOLDS[task])
-        rows.append(
-            {
-                "task": task,
-                "variant": name,
-                "seed": seed,
-                "env_steps": own[-1]["env_steps"],
-                "return_mean": f"{report.return_mean:.6g}",
-                "return_min": f"{report.return_min:.6g}",
-                "return_quantile_05": f"{report.return_quantile_05:.6g}",
-                "failure_rate": f"{report.failure_rate:.4g}",
-                "sampled_return": f"{statistics.mean(row['episode_return_mean'] for row in own[-5:]):.6g}",
-                "steps_to_threshold": next((row["env_steps"] for row in reached), ""),
-                "seconds_of_all_seeds": round(own[-1]["wall_time_s"], 1),
-                "commit": commit,
-            }
-        )
+    for row in rows:
+        own = (record for record in records if record["seed"] == row["seed"])
+        reached = (record for record in own if (record["episode_return_mean"] or -np.inf) >= THRESHOLDS[task])
+        row["steps_to_threshold"] = next((record["env_steps"] for record in reached), "")
     return rows
 
 
-def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(rows: list[Row]) -> list[Row]:
     """Return a row a task and variant: worst seed, interquartile mean, failures, speed of learning."""
     told = []
     for key in dict.fromkeys((row["task"], row["variant"]) for row in rows):

@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
 
 import trpo_brax as tb
-from experiments.rows import with_those_of, write
+from experiments.seeds import Row, seed_rows, short, trained, with_those_of, write
 
 RESULTS = Path(__file__).parent / "results" / "learning"
-EPISODES = 1000
 CURVE = (
     "iteration",
     "env_steps",
@@ -42,7 +39,6 @@ CURVE = (
     "explained_variance",
     "cg_relative_residual",
 )
-EVALUATION = ("return_mean", "return_std", "return_min", "return_quantile_05", "length_mean", "failure_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,52 +57,23 @@ class Arguments:
 
 def run(task: str, arguments: Arguments) -> tb.Run:
     """Train one task with all seeds, or go on with it, or open it if it is finished."""
-    folder = arguments.runs_dir / task
     config = tb.override(
         tb.preset(task),
         num_seeds=arguments.num_seeds,
         cpu_devices=arguments.cpu_devices,
         final_evaluation_episodes=0,
     )
-    # Resuming a finished run does nothing, and one of another configuration is refused.
-    trained = tb.train(config, run_dir=folder, resume=(folder / "config.json").is_file())
-    if trained.summary["status"] != "finished":
-        raise SystemExit(f"{folder} was stopped; start the script again to go on.")
-    return trained
+    return trained(config, arguments.runs_dir / task)
 
 
 def write_curves(one: tb.Run) -> None:
     """Write every iteration of a task's seeds to one CSV file."""
-    rows = [[row["seed"], *(_short(row[name]) for name in CURVE)] for row in one.metrics()]
+    rows = [[row["seed"], *(short(row[name]) for name in CURVE)] for row in one.metrics()]
     with (RESULTS / f"{one.config.task}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("seed", *CURVE), *rows])
 
 
-def summary_rows(one: tb.Run) -> list[dict[str, Any]]:
-    """Return a row a seed."""
-    provenance = json.loads((one.path / "provenance.json").read_text())
-    rows = []
-    for seed in one.config.seeds:
-        report = tb.evaluate(one, episodes=EPISODES, policy_seed=seed)
-        rows.append(
-            {
-                "task": one.config.task,
-                "seed": seed,
-                "env_steps": one.summary["env_steps"],
-                "seconds_of_all_seeds": round(one.summary["wall_time_s"], 1),
-                "episodes": EPISODES,
-                **{name: _short(getattr(report, name)) for name in EVALUATION},
-                "commit": provenance["git"]["commit"][:12],
-                "processor": provenance["processor"],
-                "devices": len(provenance["devices"]),
-                "jax": provenance["versions"]["jax"],
-                "brax": provenance["versions"]["brax"],
-            }
-        )
-    return rows
-
-
-def task_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def task_rows(rows: Sequence[Row]) -> list[Row]:
     """Return a row a task: what its seeds have in common."""
     told = []
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -119,9 +86,9 @@ def task_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "seeds": len(own),
                 "env_steps": own[0]["env_steps"],
                 "steps_per_second": round(len(own) * int(own[0]["env_steps"]) / float(own[0]["seconds_of_all_seeds"])),
-                "worst_seed": _short(float(returns.min())),
-                "lower_quartile": _short(float(lower)),
-                "median": _short(float(median)),
+                "worst_seed": short(float(returns.min())),
+                "lower_quartile": short(float(lower)),
+                "median": short(float(median)),
                 "interquartile_range_over_median": f"{abs((upper - lower) / median):.4f}",
                 "worst_episode": min((row["return_min"] for row in own), key=float),
                 "failure_rate_mean": f"{np.mean([float(row['failure_rate']) for row in own]):.4f}",
@@ -168,15 +135,11 @@ def main(arguments: Arguments) -> None:
     for task in arguments.tasks:
         one = run(task, arguments)
         write_curves(one)
-        rows = with_those_of(table, summary_rows(one), ["task"])
+        rows = with_those_of(table, seed_rows(one, {"task": task}), ["task"])
         rows.sort(key=lambda row: (row["task"], int(row["seed"])))
         write(table, rows)
         write(RESULTS / "tasks.csv", task_rows(rows))
     draw()
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

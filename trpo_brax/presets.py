@@ -15,14 +15,15 @@ def _annealed(config: Config, steps: int) -> Config:
 
 # The defaults see 500 steps ahead: balancing is lost by drifting, and running by falling, after as many. With a
 # discount of 0.997 hopper runs faster and falls. A reacher is where it should be after 50.
-_SMALL = override(Config(), unroll_length=64, fisher_fraction=0.2)
-_REACHING = override(_SMALL, num_envs=128, max_kl=0.02, discount=0.99, trace_decay=0.95)
+_REACHING = override(
+    Config(), num_envs=128, unroll_length=64, max_kl=0.02, discount=0.99, trace_decay=0.95, fisher_fraction=0.2
+)
 # Not tuned.
 _LOCOMOTION = override(Config(), num_envs=512, discount=0.99, trace_decay=0.97, fisher_fraction=0.03)
 
 PRESETS: dict[str, Config] = {
-    "inverted_pendulum": _annealed(override(_SMALL, task="inverted_pendulum"), 2_400_000),
-    "inverted_double_pendulum": _annealed(override(_SMALL, task="inverted_double_pendulum"), 3_000_000),
+    "inverted_pendulum": _annealed(override(Config(), task="inverted_pendulum"), 4_800_000),
+    "inverted_double_pendulum": _annealed(override(Config(), task="inverted_double_pendulum"), 6_000_000),
     "reacher": _annealed(override(_REACHING, task="reacher"), 2_000_000),
     "hopper": _annealed(override(Config(), task="hopper"), 10_000_000),
     "walker2d": _annealed(override(Config(), task="walker2d"), 10_000_000),

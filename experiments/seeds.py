@@ -1,0 +1,85 @@
+"""Train all seeds of a configuration in one program, and keep a row a seed in tables that scripts fill side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import trpo_brax as tb
+from trpo_brax.config import Config
+
+EPISODES = 1000
+"""Of each seed's last policy, acting by its mode, drawn from a stream that no training uses."""
+_EVALUATION = ("return_mean", "return_std", "return_min", "return_quantile_05", "length_mean", "failure_rate")
+
+Row = dict[str, Any]
+
+
+def trained(config: Config, folder: Path) -> tb.Run:
+    """Train, or go on with what was stopped, or open what is finished; another configuration is refused."""
+    run = tb.train(config, run_dir=folder, resume=(folder / "config.json").is_file())
+    if run.summary["status"] != "finished":
+        raise SystemExit(f"{folder} was stopped; start the script again to go on.")
+    return run
+
+
+def seed_rows(run: tb.Run, names: Row) -> list[Row]:
+    """Return a row a seed, which begins with `names`."""
+    provenance = json.loads((run.path / "provenance.json").read_text())
+    records = run.metrics()
+    rows = []
+    for seed in run.config.seeds:
+        report = tb.evaluate(run, episodes=EPISODES, policy_seed=seed)
+        last = [record["episode_return_mean"] for record in records if record["seed"] == seed][-5:]
+        rows.append(
+            {
+                **names,
+                "seed": seed,
+                "env_steps": run.summary["env_steps"],
+                "seconds_of_all_seeds": round(run.summary["wall_time_s"], 1),
+                "episodes": EPISODES,
+                **{name: short(getattr(report, name)) for name in _EVALUATION},
+                "sampled_return": short(statistics.mean(last)),
+                "commit": provenance["git"]["commit"][:12],
+                "processor": provenance["processor"],
+                "devices": len(provenance["devices"]),
+                "jax": provenance["versions"]["jax"],
+                "brax": provenance["versions"]["brax"],
+            }
+        )
+    return rows
+
+
+def short(value: Any) -> Any:
+    """Return a float as six digits, anything else as it is."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def write(file: Path, rows: Sequence[Row]) -> None:
+    """Write rows with the same columns."""
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read(file: Path) -> list[Row]:
+    """Return the rows of a file, none where there is no file."""
+    if not file.is_file():
+        return []
+    with file.open() as opened:
+        return [dict(row) for row in csv.DictReader(opened)]
+
+
+def with_those_of(file: Path, mine: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """Return the rows of a file, read anew, and `mine`, in place of those that `names` call as they call mine."""
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return tuple(str(row[name]) for name in names)
+
+    replaced = {key(row) for row in mine}
+    return [*(row for row in read(file) if key(row) not in replaced), *mine]

@@ -1,0 +1,79 @@
+"""Train a task with other settings than its preset's on seeds 100 and up, and keep what came of it.
+
+    python experiments/tuning.py hopper --settings critic_fraction=0.1 --num-seeds 5 --cpu-devices 1
+
+The presets were chosen by these runs and dynamics.py's; what the README reports is of other seeds. Where total_steps or
+max_kl is set the trust region shrinks to a tenth over as many steps. Results go to experiments/results/tuning.csv: a
+row a seed, by all that its run's settings changed of the defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import trpo_brax as tb
+from experiments.seeds import seed_rows, trained, with_those_of, write
+from trpo_brax.checked import walk
+from trpo_brax.config import Config, shaping_differences
+
+TABLE = Path(__file__).parent / "results" / "tuning.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Train a task with other settings than its preset's, and keep what came of it."""
+
+    task: tyro.conf.Positional[str]
+    """Task."""
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=JSON ...")] = ()
+    """What differs from its preset."""
+    seed: int = 100
+    """First seed."""
+    num_seeds: int = 5
+    """Seeds, trained in one program."""
+    runs_dir: Path = Path("runs/tuning")
+    """Where the run folders are kept."""
+    cpu_devices: int | None = None
+    """As of trpo-brax train; 1 to run two of these scripts side by side."""
+
+
+def config_of(arguments: Arguments) -> Config:
+    """Return the configuration of the run."""
+    settings: dict[str, Any] = {name: json.loads(value) for name, value in (s.split("=") for s in arguments.settings)}
+    if "total_steps" in settings:
+        settings.setdefault("anneal_steps", settings["total_steps"])
+    if "max_kl" in settings:
+        settings.setdefault("final_max_kl", settings["max_kl"] / 10)
+    return tb.override(
+        tb.preset(arguments.task),
+        **settings,
+        seed=arguments.seed,
+        num_seeds=arguments.num_seeds,
+        eval_every=0,
+        final_evaluation_episodes=0,
+        cpu_devices=arguments.cpu_devices,
+    )
+
+
+def told(config: Config) -> str:
+    """Return what learning is shaped by and differs from the defaults."""
+    changed = set(shaping_differences(Config(), config)) - {"task", "seed", "num_seeds"}
+    return " ".join(f"{name}={value}" for name, value, _ in walk(config) if name in changed)
+
+
+def main(arguments: Arguments) -> None:
+    """Train, evaluate and write."""
+    config = config_of(arguments)
+    run = trained(config, arguments.runs_dir / "_".join([arguments.task, *arguments.settings, str(arguments.seed)]))
+    mine = seed_rows(run, {"task": arguments.task, "settings": told(config)})
+    write(TABLE, with_those_of(TABLE, mine, ["task", "settings", "env_steps", "seed"]))
+    print(", ".join(row["return_mean"] for row in mine))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
