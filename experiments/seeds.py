@@ -34,7 +34,7 @@ def seed_rows(run: tb.Run, names: Row) -> list[Row]:
     rows = []
     for seed in run.config.seeds:
         report = tb.evaluate(run, episodes=EPISODES, policy_seed=seed)
-        last = [record["episode_return_mean"] for record in records if record["seed"] == seed][-5:]
+        returns = [record["episode_return_mean"] for record in records if record["seed"] == seed]
         rows.append(
             {
                 **names,
@@ -43,7 +43,7 @@ def seed_rows(run: tb.Run, names: Row) -> list[Row]:
                 "seconds_of_all_seeds": round(run.summary["wall_time_s"], 1),
                 "episodes": EPISODES,
                 **{name: short(getattr(report, name)) for name in _EVALUATION},
-                "sampled_return": short(statistics.mean(last)),
+                "sampled_return": short(statistics.mean([value for value in returns if value is not None][-5:])),
                 "commit": provenance["git"]["commit"][:12],
                 "processor": provenance["processor"],
                 "devices": len(provenance["devices"]),
