@@ -65,7 +65,8 @@ EDGES: list[tuple[str, list[Any], list[Any]]] = [
         [(0,), (64, -1), (64, 2.0), 64, (2**16 + 1,), (1,) * 65],
     ),
     ("critic_hidden_sizes", [(), (1,)], [(0,), "64"]),
-    ("initial_log_std", [-10.0, 2.0], [-10.001, 2.001]),
+    ("initial_log_std", [-2.499, 2.0], [-10.001, -2.5, 2.001]),
+    ("least_log_std", [-1000.0, -0.501], [-1000.001, 2.001]),
     ("policy_output_scale", [1e-9], [0.0, -1.0]),
     ("observation_clip", [1e-9], [0.0]),
     ("max_kl", [1e-9, 100.0], [0.0, -0.01]),
@@ -223,7 +224,7 @@ class TestBounds:
         for value in (True, "0.5", None):
             with pytest.raises(ConfigError, match=f"^{name} must be a number"):
                 override(Config(), **{name: value})
-        if name not in ("backtrack_factor", "acceptance_ratio"):  # 1 is beyond their range
+        if name not in ("backtrack_factor", "acceptance_ratio", "least_log_std"):  # 1 is beyond their range
             kept = {key: item for key, item, _ in walk(override(Config(), **{name: 1}))}[name]
             assert type(kept) is float and kept == 1.0
 

@@ -93,10 +93,19 @@ class NetworkConfig(Checked):
     """Activation of the hidden layers: tanh, swish, relu or elu."""
     initial_log_std: Annotated[float, Bounds(-10.0, 2.0)] = -0.5
     """Initial log standard deviation of every action, in units of half the action range."""
+    least_log_std: Annotated[float, Bounds(-1000.0, 2.0)] = -2.5
+    """What it stays above: a trust region lets means move by a share of the standard deviation, and no more."""
     policy_output_scale: Annotated[float, POSITIVE] = 0.01
     """Orthogonal initialisation scale of the policy's last layer; small centres the first actions on mid-range."""
     observation_clip: Annotated[float, POSITIVE] = 10.0
     """Normalised observations are clipped to plus or minus this many standard deviations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.initial_log_std <= self.least_log_std:
+            raise ConfigError(
+                f"initial_log_std must be above least_log_std, not {self.initial_log_std:g} and {self.least_log_std:g}."
+            )
 
 
 @dataclass(frozen=True)

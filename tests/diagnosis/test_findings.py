@@ -123,7 +123,7 @@ class TestTrainedRuns:
         assert found["kl_below_limit"].iteration == 2 and "damping" in found["kl_below_limit"].advice
 
     def test_a_policy_that_hardly_explores(self, trained: Trained) -> None:
-        found = trained(PointMass(), initial_log_std=-8.0, **HEALTHY)
+        found = trained(PointMass(), initial_log_std=-8.0, least_log_std=-9.0, **HEALTHY)
         assert "entropy_collapse" in problems(found)
         assert found["entropy_collapse"].iteration == 1 and found["entropy_collapse"].value < -6
 

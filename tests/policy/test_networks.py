@@ -89,7 +89,15 @@ def test_first_policy_acts_near_mid_range_with_the_spread_asked_for(policy: Any)
     # The last hidden layer of 8 tanh units has length at most sqrt(8), which the last layer scales by 0.01.
     length = np.linalg.norm(distribution.mean, axis=-1)
     assert 0 < length.max() <= 0.01 * 8**0.5
-    np.testing.assert_array_equal(distribution.log_std, np.float32(-0.7))
+    np.testing.assert_allclose(distribution.log_std, -0.7, rtol=1e-6)
+
+
+def test_a_standard_deviation_is_the_least_one_and_more(policy: Any) -> None:
+    """e^parameter more; so that however far down the parameter is sent, there is something left to learn from."""
+    for parameter in (-50.0, -2.0, 0.0, 2.0):
+        told = {"params": policy["params"] | {"log_std": jnp.full(ACTION, parameter)}}
+        std = np.exp(np.float64(NETWORKS.distribution(told, jnp.zeros(OBSERVATION)).log_std))
+        np.testing.assert_allclose(std, np.exp(CONFIG.least_log_std) + np.exp(parameter), rtol=1e-6)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
