@@ -399,7 +399,7 @@ def committed() -> list[tuple[str, str, list[dict[str, Any]]]]:
 )
 def test_nothing_is_found_in_real_runs_that_learned(task: str, seed: str, records: list[dict[str, Any]]) -> None:
     """Nor while they were under way."""
-    # By its mode this one ended at 881, and at 991 by samples.
+    # By its mode this one, of a shorter preset, ended at 881, and at 991 by samples.
     known = {"mode_below_samples"} if (task, seed) == ("inverted_pendulum", "5") else set()
     for count in (len(records), 60, 40, 25, 12, 6):
         found = {finding.name for finding in diagnose(records[:count], preset(task))}

@@ -115,11 +115,11 @@ def test_kill_9_at_any_moment_and_resume_is_the_uninterrupted_run(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a disk of three megabytes; skips where none can be mounted."""
+    """Return a folder on a disk of eight megabytes; skips where none can be mounted."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(disk)], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)], check=False, capture_output=True
     )
     if mounted.returncode:
         pytest.skip("no tmpfs can be mounted here; the test with a limit on file sizes covers it")
