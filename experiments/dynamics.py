@@ -212,6 +212,7 @@ VARIANTS = {
         stand_in=lambda: mock.patch.object(ObservationStatistics, "ready", True),
     ),
     "unbounded_means": Variant("means of actions without bounds", stand_in=unbounded_means),
+    "no_least_spread": Variant("no least standard deviation", {"least_log_std": -1000.0}),
     "constant_region": Variant("the trust region does not shrink", {"final_max_kl": None, "anneal_steps": None}),
     "short_traces": Variant("trace decay 0.95", {"trace_decay": 0.95}),
     "long_traces": Variant("trace decay 0.995", {"trace_decay": 0.995}),
