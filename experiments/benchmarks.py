@@ -1,11 +1,10 @@
 """Run `trpo-brax bench` for several tasks on one device and on all, and keep the figures.
 
-    python experiments/benchmarks.py --tasks inverted_pendulum hopper ant --sweep-task hopper
+    python experiments/benchmarks.py --tasks inverted_pendulum hopper --critics preset one_step adam
 
-Writes experiments/results/benchmarks/: a JSON of everything that was measured for each task and number of devices,
-summary.csv with one row each, and sweep.png, steps a second against the number of environments. What has a JSON already
-is not measured again. Run it on a machine that does nothing else: every ratio is taken within one run, but a busy
-machine slows the columns unequally.
+Writes experiments/results/benchmarks/: a JSON of everything that was measured for each task, number of devices and
+critic, and summary.csv with one row each. What has a JSON already is not measured again. Run it on a machine that does
+nothing else: every ratio is taken within one run, but a busy machine slows the columns unequally.
 """
 
 from __future__ import annotations
@@ -18,18 +17,23 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
-from matplotlib.figure import Figure
 
 from trpo_brax.environments import brax_task
 from trpo_brax.host.devices import usable_cores
 from trpo_brax.presets import preset
-from trpo_brax.views.plots import BLUE, COLOURS, ORANGE
 
 RESULTS = Path(__file__).parent / "results" / "benchmarks"
-LABELS = ("physics alone", "physics and policy", "training")
+CRITICS = {
+    "preset": (),
+    "tenth": ("--critic-fraction", "0.1"),
+    "one_step": ("--critic-steps", "1"),
+    "one_step_tenth": ("--critic-steps", "1", "--critic-fraction", "0.1"),
+    "adam": ("--critic", "adam", "--critic-epochs", "10", "--critic-minibatches", "8"),
+}
+"""How the critic is fitted: what dynamics.py says each is worth, against what it costs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +44,8 @@ class Arguments:
     """Tasks to measure."""
     devices: tuple[int, ...] = (1, usable_cores())
     """CPU devices to measure on."""
-    sweep_task: str | None = None
-    """Task to sweep the number of environments of, on the most devices."""
-    sweep_envs: tuple[int, ...] = (64, 256, 1024, 4096)
-    """Numbers of environments of the sweep."""
+    critics: tuple[Literal["preset", "tenth", "one_step", "one_step_tenth", "adam"], ...] = ("preset",)
+    """Ways of fitting the critic; all but the preset's on the most devices alone."""
     repeats: int = 5
     """Timed repeats; medians are kept."""
 
@@ -77,26 +79,6 @@ def least_product(task: str) -> float:
     return closed_form((loaded.observation_size, *config.network.policy_hidden_sizes, len(loaded.action_low)))
 
 
-def draw(reports: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw the three columns against the number of environments, which is on a logarithmic axis."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    sizes = [report["num_envs"] for report in reports]
-    for column, label, colour in zip(
-        ("physics", "rollout", "training"), LABELS, (COLOURS[2], BLUE, ORANGE), strict=True
-    ):
-        rates = [report[f"{column}_steps_per_second"] for report in reports]
-        axes.plot(sizes, rates, color=colour, lw=1.2, marker="o", ms=4, label=label)
-    title = f"{reports[0]['task']}, {reports[0]['unroll_length']} steps an iteration"
-    axes.set(title=title, xlabel="environments", ylabel="control steps / s", xscale="log", ylim=(0, None))
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.minorticks_off()
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="best")
-    figure.savefig(file, dpi=120)
-
-
 def summary_row(report: dict[str, Any]) -> dict[str, Any]:
     """Return the figures that the README states."""
     parts, whole = report["parts_ms"], report["iteration_ms"]
@@ -104,6 +86,7 @@ def summary_row(report: dict[str, Any]) -> dict[str, Any]:
     start = report["first_iteration_seconds"] or {"cold": None, "warm": None}
     return {
         "task": report["task"],
+        "critic": report["critic"],
         "devices": report["devices"],
         "num_envs": report["num_envs"],
         "unroll_length": report["unroll_length"],
@@ -124,24 +107,16 @@ def summary_row(report: dict[str, Any]) -> dict[str, Any]:
 def main(arguments: Arguments) -> None:
     """Measure what is missing and write the table."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for task in arguments.tasks:
-        for devices in sorted(set(arguments.devices)):
-            file = RESULTS / f"{task}-{devices}.json"
-            if not file.is_file():
-                # How long a start takes does not depend on the number of devices: it is timed once.
-                start = () if devices == max(arguments.devices) else ("--skip-start",)
-                report = bench(task, devices, arguments.repeats, *start)
-                file.write_text(json.dumps(report, indent=1) + "\n")
-    if arguments.sweep_task is not None:
-        file, devices = RESULTS / f"sweep-{arguments.sweep_task}.json", max(arguments.devices)
-        if not file.is_file():
-            swept = [
-                bench(arguments.sweep_task, devices, arguments.repeats, "--skip-start", "--num-envs", str(size))
-                for size in sorted(arguments.sweep_envs)
-            ]
-            file.write_text(json.dumps(swept, indent=1) + "\n")
-        draw(json.loads(file.read_text()), RESULTS / "sweep.png")
-    reports = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*-[0-9]*.json"))]
+    most = max(arguments.devices)
+    for task, devices, critic in itertools.product(arguments.tasks, sorted(set(arguments.devices)), arguments.critics):
+        file = RESULTS / f"{task}-{devices}-{critic}.json"
+        if file.is_file() or (devices < most and critic != "preset"):
+            continue
+        # How long a start takes does not depend on the number of devices: it is timed once.
+        start = () if (devices, critic) == (most, "preset") else ("--skip-start",)
+        report = {"critic": critic, **bench(task, devices, arguments.repeats, *start, *CRITICS[critic])}
+        file.write_text(json.dumps(report, indent=1) + "\n")
+    reports = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
     rows = [summary_row(report) for report in reports]
     with (RESULTS / "summary.csv").open("w", newline="") as table:
         writer = csv.DictWriter(table, rows[0].keys())
