@@ -5,8 +5,8 @@
 A run that was stopped is resumed and a finished one is not repeated, so the script can be started again at any time,
 and two of them may run beside each other. Seeds are 0 and up; presets were chosen on seeds 100 and up.
 Results go to experiments/results/learning/: a CSV of every iteration of each task, summary.csv with a row a seed (the
-last policy acting by its mode, 1,000 episodes drawn from a stream that no training uses), tasks.csv with a row a task,
-and learning.png.
+last policy acting by its mean action, 1,000 episodes drawn from a stream that no training uses), tasks.csv with a row a
+task, and learning.png.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def draw() -> None:
         panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[len(tasks) :]:
         panel.set_visible(False)
-    panels[0].set_ylabel("return by the mode")
+    panels[0].set_ylabel("return by the mean action")
     figure.savefig(RESULTS / "learning.png", dpi=110)
 
 

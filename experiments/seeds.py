@@ -13,7 +13,7 @@ import trpo_brax as tb
 from trpo_brax.config import Config
 
 EPISODES = 1000
-"""Of each seed's last policy, acting by its mode, drawn from a stream that no training uses."""
+"""Of each seed's last policy, acting by its mean action, drawn from a stream that no training uses."""
 _EVALUATION = ("return_mean", "return_std", "return_min", "return_quantile_05", "length_mean", "failure_rate")
 
 Row = dict[str, Any]

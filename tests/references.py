@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import numpy as np
+import scipy.stats
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -43,6 +44,14 @@ def generalized_advantages(
 
 
 # Gaussian densities
+
+
+def mean_of_clipped(mean: Array, std: Array | float) -> Array:
+    """Return E clip(a, -1, 1) = -1 + the integral of P(a > t) over [-1, 1], for normal a, by the trapezoidal rule."""
+    places = np.linspace(-1.0, 1.0, 4001)
+    above = scipy.stats.norm.sf(places, mean[..., None], np.broadcast_to(std, mean.shape)[..., None])
+    result: Array = np.trapezoid(above, places, axis=-1) - 1.0
+    return result
 
 
 def gaussian_log_prob(mean: Array, log_std: Array, actions: Array) -> Array:

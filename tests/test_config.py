@@ -43,7 +43,7 @@ MAY_CHANGE_ON_RESUME = {
     "compilation_cache",
 }
 
-GO_TOGETHER = {"action_low", "action_high", "environment_arguments", "final_max_kl", "anneal_steps"}
+GO_TOGETHER = {"action_low", "action_high", "environment_arguments", "final_max_kl", "final_log_std", "anneal_steps"}
 """Fields that cannot be set without another."""
 
 FIELDS = {name: (value, hint) for name, value, hint in walk(Config())}
@@ -65,8 +65,7 @@ EDGES: list[tuple[str, list[Any], list[Any]]] = [
         [(0,), (64, -1), (64, 2.0), 64, (2**16 + 1,), (1,) * 65],
     ),
     ("critic_hidden_sizes", [(), (1,)], [(0,), "64"]),
-    ("initial_log_std", [-2.499, 2.0], [-10.001, -2.5, 2.001]),
-    ("least_log_std", [-1000.0, -0.501], [-1000.001, 2.001]),
+    ("initial_log_std", [-10.0, 2.0], [-10.001, 2.001]),
     ("policy_output_scale", [1e-9], [0.0, -1.0]),
     ("observation_clip", [1e-9], [0.0]),
     ("max_kl", [1e-9, 100.0], [0.0, -0.01]),
@@ -213,6 +212,14 @@ class TestBounds:
         with pytest.raises(ConfigError, match="action_"):
             override(Config(), action_low=bounds[0], action_high=bounds[1])
 
+    def test_what_is_led_somewhere_needs_a_length_and_a_length_what_is_led(self) -> None:
+        for led in ({"final_max_kl": 1e-3}, {"final_log_std": -2}, {"final_max_kl": 1e-3, "final_log_std": -2}):
+            override(Config(), anneal_steps=1, **led)
+            with pytest.raises(ConfigError, match="anneal_steps"):
+                override(Config(), **led)
+        with pytest.raises(ConfigError, match="anneal_steps"):
+            override(Config(), anneal_steps=1)
+
     @pytest.mark.parametrize("name", [name for name, (value, _) in FIELDS.items() if type(value) is int])
     def test_a_whole_number_is_no_bool_float_or_text(self, name: str) -> None:
         for value in (True, 64.0, "64", None):
@@ -224,7 +231,7 @@ class TestBounds:
         for value in (True, "0.5", None):
             with pytest.raises(ConfigError, match=f"^{name} must be a number"):
                 override(Config(), **{name: value})
-        if name not in ("backtrack_factor", "acceptance_ratio", "least_log_std"):  # 1 is beyond their range
+        if name not in ("backtrack_factor", "acceptance_ratio"):  # 1 is beyond their range
             kept = {key: item for key, item, _ in walk(override(Config(), **{name: 1}))}[name]
             assert type(kept) is float and kept == 1.0
 

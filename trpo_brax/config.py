@@ -93,19 +93,12 @@ class NetworkConfig(Checked):
     """Activation of the hidden layers: tanh, swish, relu or elu."""
     initial_log_std: Annotated[float, Bounds(-10.0, 2.0)] = -0.5
     """Initial log standard deviation of every action, in units of half the action range."""
-    least_log_std: Annotated[float, Bounds(-1000.0, 2.0)] = -2.5
-    """What it stays above: a trust region lets means move by a share of the standard deviation, and no more."""
+    final_log_std: Annotated[float, Bounds(-10.0, 2.0)] | None = None
+    """What it is led to, linearly over anneal_steps, to stay there; by default it is learned, as the means are."""
     policy_output_scale: Annotated[float, POSITIVE] = 0.01
     """Orthogonal initialisation scale of the policy's last layer; small centres the first actions on mid-range."""
     observation_clip: Annotated[float, POSITIVE] = 10.0
     """Normalised observations are clipped to plus or minus this many standard deviations."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.initial_log_std <= self.least_log_std:
-            raise ConfigError(
-                f"initial_log_std must be above least_log_std, not {self.initial_log_std:g} and {self.least_log_std:g}."
-            )
 
 
 @dataclass(frozen=True)
@@ -118,8 +111,6 @@ class TrustRegionConfig(Checked):
     """Trust region: largest mean KL(old || new) of an accepted step, in nats."""
     final_max_kl: Annotated[float, POSITIVE] | None = None
     """What max_kl falls to, linearly over anneal_steps, to stay there; by default it stays as it is."""
-    anneal_steps: Annotated[int, Count(1)] | None = None
-    """Control steps until final_max_kl; a length of its own, so that total_steps may change when a run is resumed."""
     discount: Annotated[float, Bounds(0.0, 1.0)] = 0.998
     """Discount of future rewards per control step (gamma)."""
     trace_decay: Annotated[float, Bounds(0.0, 1.0)] = 0.99
@@ -138,11 +129,6 @@ class TrustRegionConfig(Checked):
     """Each further trial multiplies the step length by this."""
     acceptance_ratio: Annotated[float, Bounds(0.0, 1.0, high_open=True)] = 0.1
     """Least surrogate improvement of an accepted step, as a fraction of its linear prediction."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.final_max_kl is None) != (self.anneal_steps is None):
-            raise ConfigError("final_max_kl and anneal_steps must be given together.")
 
 
 @dataclass(frozen=True)
@@ -176,9 +162,9 @@ class RecordConfig(Checked):
     checkpoints_to_keep: Annotated[int, Count(1), MAY_CHANGE] = 3
     """Latest checkpoints kept, besides the best: by evaluation return, or training return where eval_every is 0."""
     final_evaluation_episodes: Annotated[int, Bounds(0, 10**6), MAY_CHANGE] = 128
-    """Episodes of the last policy, acting by its mode, evaluated when training has finished; 0: none."""
+    """Episodes of the last policy, acting by its mean action, evaluated when training has finished; 0: none."""
     eval_every: Annotated[int | None, Count(0), MAY_CHANGE] = None
-    """Iterations between evaluations of the policy's mode, besides one at each checkpoint; 0: none before the end."""
+    """Iterations between evaluations by the mean action, besides one at each checkpoint; 0: none before the end."""
     eval_episodes: Annotated[int, Bounds(1, 10**6), MAY_CHANGE] = 128
     """Episodes of each of those evaluations."""
 
@@ -230,6 +216,8 @@ class Config(Checked):
     """Independent runs trained side by side in one compiled program, with the seeds seed, seed + 1, ..."""
     total_steps: Annotated[int, Bounds(1, 10**18), MAY_CHANGE] = 1_000_000
     """Control steps to train each seed for, summed over environments; rounded up to whole iterations."""
+    anneal_steps: Annotated[int, Count(1)] | None = None
+    """Control steps until final_max_kl and final_log_std; total_steps may change when a run is resumed, this not."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
@@ -245,6 +233,10 @@ class Config(Checked):
             raise ConfigError(f"environment must be package.module:Class or :function, not {self.environment!r}.")
         if self.environment_arguments is not None and self.environment is None:
             raise ConfigError("environment_arguments are for an environment of your own; give environment, too.")
+        if (self.trust_region.final_max_kl is None and self.network.final_log_std is None) != (
+            self.anneal_steps is None
+        ):
+            raise ConfigError("anneal_steps must be given together with final_max_kl or final_log_std, or both.")
         if self.seed + self.num_seeds > 2**32:
             raise ConfigError(f"seed + num_seeds must be at most 2^32, not {self.seed} + {self.num_seeds}.")
 

@@ -7,10 +7,10 @@ from trpo_brax.config import Config, override
 from trpo_brax.errors import ConfigError
 
 
-def _annealed(config: Config, steps: int) -> Config:
-    """Return settings that train for `steps`, over which the trust region shrinks to a tenth."""
-    final = config.trust_region.max_kl / 10
-    return override(config, total_steps=steps, anneal_steps=steps, final_max_kl=final)
+def _annealed(config: Config, steps: int, *, final_log_std: float) -> Config:
+    """Return settings that train for `steps`, over which the trust region shrinks to a tenth, and the noise."""
+    led = {"final_max_kl": config.trust_region.max_kl / 10, "final_log_std": final_log_std}
+    return override(config, total_steps=steps, anneal_steps=steps, **led)
 
 
 # The defaults see 500 steps ahead: balancing is lost by drifting, and running by falling, after as many. With a
@@ -22,12 +22,19 @@ _REACHING = override(
 _LOCOMOTION = override(Config(), num_envs=512, discount=0.99, trace_decay=0.97, fisher_fraction=0.03)
 
 PRESETS: dict[str, Config] = {
-    "inverted_pendulum": _annealed(override(Config(), task="inverted_pendulum"), 4_800_000),
-    "inverted_double_pendulum": _annealed(override(Config(), task="inverted_double_pendulum"), 6_000_000),
-    "reacher": _annealed(override(_REACHING, task="reacher"), 2_000_000),
-    "hopper": _annealed(override(Config(), task="hopper"), 10_000_000),
-    # Small batches: walks further in as many steps, and its seeds differ less. Of hopper they make a policy that falls.
-    "walker2d": _annealed(override(Config(), task="walker2d", num_envs=64, fisher_fraction=0.2), 10_000_000),
+    "inverted_pendulum": _annealed(override(Config(), task="inverted_pendulum"), 4_800_000, final_log_std=-2.0),
+    "inverted_double_pendulum": _annealed(
+        override(Config(), task="inverted_double_pendulum"), 6_000_000, final_log_std=-2.0
+    ),
+    "reacher": _annealed(override(_REACHING, task="reacher"), 2_000_000, final_log_std=-2.0),
+    # What walks falls where the noise has gone that it learned to walk with.
+    "hopper": _annealed(override(Config(), task="hopper"), 10_000_000, final_log_std=-1.25),
+    # Small batches walk further in as many steps.
+    "walker2d": _annealed(
+        override(Config(), task="walker2d", num_envs=64, fisher_fraction=0.2, initial_log_std=0.0),
+        10_000_000,
+        final_log_std=-1.0,
+    ),
     "halfcheetah": override(_LOCOMOTION, task="halfcheetah", total_steps=10_000_000),
     "ant": override(_LOCOMOTION, task="ant", total_steps=10_000_000),
     "humanoid": override(_LOCOMOTION, task="humanoid", total_steps=20_000_000),

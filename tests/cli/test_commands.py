@@ -481,11 +481,9 @@ class TestTrainArguments:
             words = [flag if new else f"--no-{flag[2:]}"]
         if name.startswith("action_"):
             words, changes = ["--action-low", "-3.0", "--action-high", "3.0"], {"action_low": -3.0, "action_high": 3.0}
-        if name in ("final_max_kl", "anneal_steps"):
-            words, changes = (
-                ["--final-max-kl", "0.003", "--anneal-steps", "9"],
-                {"final_max_kl": 0.003, "anneal_steps": 9},
-            )
+        if name in ("final_max_kl", "final_log_std", "anneal_steps"):
+            words = ["--final-max-kl", "0.003", "--final-log-std", "-3", "--anneal-steps", "9"]
+            changes = {"final_max_kl": 0.003, "final_log_std": -3.0, "anneal_steps": 9}
         if name == "environment_arguments":
             words, changes = [*words, "--environment", HISTORY], changes | {"environment": HISTORY}
         assert main(["train", *([] if name == "task" else ["hopper"]), *words]) == 0

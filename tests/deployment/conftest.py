@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.references import mean_of_clipped
 from tests.tiny_environments import History
 from tests.tiny_runs import TINY, train_tiny
 from trpo_brax.config import override
@@ -103,11 +104,13 @@ def by_hand(policy: Policy, observations: np.ndarray) -> np.ndarray:
         hidden = np.clip(
             (observations.astype(np.float64) - mean) / np.sqrt(np.maximum(squares / count, 1e-8)), -clip, clip
         )
-    layers = jax.tree.map(np.asarray, policy.parameters["params"])["MultilayerPerceptron_0"]
+    parameters = jax.tree.map(np.float64, policy.parameters["params"])
+    layers = parameters["MultilayerPerceptron_0"]
     for index in range(len(policy.specification.network.policy_hidden_sizes)):
         dense = layers[f"Dense_{index}"]
-        hidden = np.tanh(hidden @ dense["kernel"].astype(np.float64) + dense["bias"])
-    raw = np.tanh(hidden @ layers["output"]["kernel"].astype(np.float64) + layers["output"]["bias"])
+        hidden = np.tanh(hidden @ dense["kernel"] + dense["bias"])
+    mean = np.tanh(hidden @ layers["output"]["kernel"] + layers["output"]["bias"])
+    raw = mean_of_clipped(mean, np.exp(parameters["log_std"]))
     low, high = (np.asarray(bound) for bound in (policy.specification.bounds.low, policy.specification.bounds.high))
     return np.clip((low + high) / 2 + (high - low) / 2 * raw, low, high)
 

@@ -28,8 +28,10 @@ FORMATS: tuple[Format, ...] = ("onnx", "stablehlo")
 def made(
     activation: Any = "tanh", bounds: ActionBounds | None = None, size: int = 5, hidden: tuple[int, ...] = (16, 16)
 ) -> Policy:
-    """Return an untrained policy that often meets its bounds."""
-    network = NetworkConfig(activation=activation, policy_hidden_sizes=hidden, policy_output_scale=2.0)
+    """Return an untrained policy that often comes near its bounds."""
+    network = NetworkConfig(
+        activation=activation, policy_hidden_sizes=hidden, policy_output_scale=2.0, initial_log_std=-2.0
+    )
     specification = PolicySpecification(network, size, bounds or ActionBounds((-1.0, -2.0), (1.0, 5.0)))
     generator = np.random.default_rng(1)
     moments = (np.asarray(40.0), generator.normal(size=size), 40 * generator.uniform(0.0, 9.0, size))

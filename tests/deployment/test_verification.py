@@ -183,7 +183,7 @@ class TestCertificate:
             "confidence": 0.95,
             "alpha": 0.1,
             "seed": 7,
-            "failure": "return < 0 or non-finite",
+            "failure": "return < 0.3 or non-finite",
             "return_floor": -100.0,
             "return_floor_source": "assumed",
             "return_cap": 100.0,
@@ -207,7 +207,7 @@ class TestCertificate:
         np.testing.assert_allclose(found.closed_loop.exported.returns, wanted.returns, atol=1e-4)
         names = ["failure_probability_upper", "return_quantile_05_lower", "return_mean_lower"]
         assert [check.name for check in found.closed_loop.statements] == names
-        assert found.closed_loop.statements[0].figures["measured"] == pytest.approx((wanted.returns < 0).mean())
+        assert found.closed_loop.statements[0].figures["measured"] == pytest.approx((wanted.returns < 0.3).mean())
         assert found.closed_loop.statements_note is None and found.to_dict()["certified"] is True
 
     def test_statements_that_do_not_hold_fail_by_name_and_never_of_more_episodes(

@@ -87,7 +87,7 @@ def assert_same(episodes: Episodes, wanted: list[dict[str, Any]]) -> None:
 class TestAgainstALoop:
     """The same episodes, one at a time."""
 
-    @pytest.mark.parametrize("stochastic", [False, True], ids=["mode", "sampled"])
+    @pytest.mark.parametrize("stochastic", [False, True], ids=["mean", "sampled"])
     def test_returns_lengths_and_ends(self, stochastic: bool) -> None:
         task = task_of(History(), action_low=-0.5, action_high=2.0)
         policy = policy_for(task)
@@ -177,7 +177,7 @@ class TestEnds:
 class TestKeys:
     """An episode depends on the key and its own number alone."""
 
-    @pytest.mark.parametrize("stochastic", [False, True], ids=["mode", "sampled"])
+    @pytest.mark.parametrize("stochastic", [False, True], ids=["mean", "sampled"])
     def test_two_devices_give_what_one_gives(self, stochastic: bool) -> None:
         task = task_of(PointMass())
         policy = policy_for(task)

@@ -49,7 +49,7 @@ Sound = tuple[Iteration, TrainState]
 
 def setting(environment: Any, **values: Any) -> Sound:
     """Return an iteration and a first state, with statistics; no episode ends within one unless asked for."""
-    config = tiny_config(**({"episode_length": 100, "spread_initial_steps": False, "least_log_std": -1000.0} | values))
+    config = tiny_config(**({"episode_length": 100, "spread_initial_steps": False} | values))
     task = own_task(environment, config.rollout)
     specification = policy_specification(config, task)
     copies = VectorizedEnvironment(

@@ -22,7 +22,7 @@ import trpo_brax as tb
 def test_a_preset_reaches_its_return_on_two_seeds(
     task: str, least: float, most_failures: float, tmp_path: Path
 ) -> None:
-    """Of 128 episodes by the mode; an untrained reacher gets about -540, a double pendulum 250, a hopper 50."""
+    """Of 128 episodes by the mean action; an untrained reacher gets about -540, a double pendulum 250, a hopper 50."""
     run = tb.train(tb.override(tb.preset(task), num_seeds=2), run_dir=tmp_path / "run")
     for seed in run.summary["seeds"]:
         assert seed["evaluation"]["return_mean"] >= least

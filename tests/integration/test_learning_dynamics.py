@@ -63,9 +63,9 @@ def policies(program: Program, state: TrainState) -> list[Policy]:
 def test_a_slowly_unstable_mode_is_stabilised_on_every_seed() -> None:
     """What sees only tens of steps ahead, or leaves the action range for good, holds it for a while and not at all.
 
-    By the mode, from anywhere within 0.4, a policy of each of five seeds stays within 1 for 3,000 steps, three time
-    constants of the drift's growth to a million times; where it comes to rest, the closed loop's spectral radius is
-    below 1.
+    By the mean action, from anywhere within 0.4, a policy of each of five seeds stays within 1 for 3,000 steps, three
+    time constants of the drift's growth to a million times; where it comes to rest, the closed loop's spectral radius
+    is below 1.
     """
     steps = 60 * 32 * 64
     program = program_of(
@@ -90,7 +90,7 @@ def _closed_loop(policy: Policy, position: jax.Array) -> jax.Array:
 
 
 def _followed(policy: Policy, start: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
-    """Return where the mode ends from a start, and how far out it was on the way."""
+    """Return where the mean action ends from a start, and how far out it was on the way."""
 
     def advance(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
         position = jnp.clip(_closed_loop(policy, carry[0]), -2.0, 2.0)
@@ -105,7 +105,7 @@ def test_a_policy_comes_back_from_the_end_of_its_range() -> None:
     state = program.initial_state()
     network = state.policy["params"]["MultilayerPerceptron_0"]
     network["output"]["bias"] = jnp.full_like(network["output"]["bias"], 3.0)
-    before = Policy(program.specification, state.policy, state.statistics)(jnp.zeros(1))
+    before = program.specification.distribution(state.policy, state.statistics, jnp.zeros(1)).mean
     assert 0.99 < float(before[0]) < 1.0
     state, _ = program.run(state, 40)
     after = Policy(program.specification, state.policy, state.statistics)(jnp.zeros(1))

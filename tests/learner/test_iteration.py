@@ -101,6 +101,22 @@ def test_peer_defect_01_a_rejected_step_restores_the_parameters(setting: Setting
     assert float(after.statistics.count) > float(setting.state.statistics.count)
 
 
+@pytest.mark.parametrize("accepted", [True, False], ids=["accepted", "refused"])
+def test_a_standard_deviation_that_is_led_is_moved_by_no_step(
+    setting: Setting, judgement: Judgement, accepted: bool
+) -> None:
+    """After 4 of 10 iterations it is four tenths of its way, and the step's KL is the means' alone."""
+    policy = setting.networks.policy.clone(learned_log_std=False)
+    led = dataclasses.replace(setting, networks=dataclasses.replace(setting.networks, policy=policy))
+    refused = {} if accepted else {"max_kl": 1e3, "line_search_steps": 2, "damping": 1e-3}
+    after, metrics = led.iterate(final_log_std=-2.5, anneal_steps=800, **refused)
+    assert (int(metrics["step_outcome"]) == 0) == (float(metrics["kl_mean"]) > 1e-3) == accepted
+    np.testing.assert_allclose(after.policy["params"]["log_std"], -0.5 + 0.4 * (-2.5 + 0.5), rtol=1e-6)
+    old, new = (led.networks.distribution(one, judgement.observations) for one in (setting.state.policy, after.policy))
+    moved = (np.float64(new.mean) - np.float64(old.mean)) / np.exp(np.float64(old.log_std))
+    np.testing.assert_allclose(metrics["kl_mean"], np.mean(np.square(moved).sum(axis=-1)) / 2, rtol=1e-4)
+
+
 def test_peer_defect_05_observation_statistics_stay_until_the_end_and_then_move(
     setting: Setting, judgement: Judgement, iterated: tuple[TrainState, dict[str, Any]]
 ) -> None:

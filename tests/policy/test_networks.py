@@ -92,14 +92,6 @@ def test_first_policy_acts_near_mid_range_with_the_spread_asked_for(policy: Any)
     np.testing.assert_allclose(distribution.log_std, -0.7, rtol=1e-6)
 
 
-def test_a_standard_deviation_is_the_least_one_and_more(policy: Any) -> None:
-    """e^parameter more; so that however far down the parameter is sent, there is something left to learn from."""
-    for parameter in (-50.0, -2.0, 0.0, 2.0):
-        told = {"params": policy["params"] | {"log_std": jnp.full(ACTION, parameter)}}
-        std = np.exp(np.float64(NETWORKS.distribution(told, jnp.zeros(OBSERVATION)).log_std))
-        np.testing.assert_allclose(std, np.exp(CONFIG.least_log_std) + np.exp(parameter), rtol=1e-6)
-
-
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_forward_pass_by_hand(activation: Any, policy: Any, critic: CriticParameters) -> None:
     networks = Networks.build(

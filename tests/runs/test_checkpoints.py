@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.references import mean_of_clipped
 from tests.tiny_environments import EveryType
 from tests.tiny_runs import TINY, arbitrary_state, contents, tiny_program, train_tiny
 from trpo_brax.config import MOST_CHARACTERS, MOST_METRICS, Config, override, to_dict
@@ -308,7 +309,7 @@ class TestPolicy:
         np.testing.assert_array_equal(here, there)
 
     def test_it_is_the_network_that_was_trained(self, run: Run) -> None:
-        """The mode is a tanh network of normalised, clipped observations, clipped to the bounds; in NumPy."""
+        """Its mean action is that of a tanh network of normalised, clipped observations; in NumPy."""
         policy = run.policy("latest")
         statistics = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), policy.statistics)
         layers = {
@@ -320,7 +321,8 @@ class TestPolicy:
         std = np.sqrt(statistics.squares / statistics.count)
         inputs = np.clip((observations - statistics.mean) / std, -10.0, 10.0)
         hidden = np.tanh(inputs @ layers["Dense_0kernel"] + layers["Dense_0bias"])
-        actions = np.tanh(hidden @ layers["outputkernel"] + layers["outputbias"])
+        mean = np.tanh(hidden @ layers["outputkernel"] + layers["outputbias"])
+        actions = mean_of_clipped(mean, np.exp(np.float64(policy.parameters["params"]["log_std"])))
         np.testing.assert_allclose(policy(observations), actions, atol=1e-5)
         np.testing.assert_allclose(policy(observations[3]), actions[3], atol=1e-5)
         assert statistics.count == 4 * 64

@@ -198,7 +198,7 @@ class _Certifier:
             "backend": None if run.config.environment else rollout.backend,
             "episode_length": rollout.episode_length,
             "action_repeat": rollout.action_repeat,
-            "acting": "mode",
+            "acting": "mean action",
             "policy_seed": self.seed,
             "checkpoint": iteration,
             "checkpoint_sha256": run.checkpoints.hash(iteration),

@@ -108,7 +108,7 @@ class EpisodeArguments(PolicyArguments):
     episodes: int = 1000
     """How many; they run in parallel, in batches, each environment's first."""
     stochastic: bool = False
-    """Sample actions as in training, instead of acting by the mode."""
+    """Sample actions as in training, instead of acting by the mean action."""
     seed: int = 0
     """Seed of the episodes; no training draws from the same stream."""
 

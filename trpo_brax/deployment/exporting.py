@@ -55,7 +55,7 @@ def export(
     """Write a trained policy as one model that a computer without this package can run.
 
     The model maps observations float32 [batch, observation], as the environment gives them, to actions [batch, A], as
-    its step takes them: normalisation, the mode and the action bounds are inside. Beside it stand its description,
+    its step takes them: normalisation, the mean action and its bounds are inside. Beside it stand its description,
     `policy.json`, and for ONNX a `verify.py` that needs NumPy and onnxruntime alone.
 
     Args:

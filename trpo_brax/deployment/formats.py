@@ -40,7 +40,7 @@ def require(format: Format) -> None:
 
 
 def convert(policy: Policy, format: Format) -> bytes:
-    """Return a policy's mode, from raw observation to the environment's action, as one model with a free batch size.
+    """Return a policy's mean action, from raw observation to the environment's action, as one model of any batch.
 
     Raises:
         ArtifactError: the converter is not installed, or cannot convert this policy.
@@ -58,7 +58,7 @@ def actor(model: bytes, format: Format) -> Act:
 
 
 def policy_act(policy: Policy) -> Act:
-    """Return what the policy itself does, by its mode: the reference of an exported one."""
+    """Return what the policy itself does, by its mean action: the reference of an exported one."""
     compiled = jax.jit(policy.__call__)
     return lambda observations: np.asarray(compiled(observations))
 

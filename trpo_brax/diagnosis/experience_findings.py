@@ -35,8 +35,8 @@ LEAST_RETURNS = 20
 LOST = 2.0**-23
 """Of the largest advantage: what a float32 rounds away beside it."""
 
-MODE_SHORTFALL = 0.05
-"""Of the range that returns have gone through: by so much the mode may fall short of samples without a finding."""
+SHORTFALL = 0.05
+"""Of the range of returns: by so much the mean action may fall short of sampled ones without a finding."""
 
 
 def environments_nonfinite(evidence: Evidence) -> Finding | None:
@@ -170,8 +170,8 @@ def return_flat(evidence: Evidence) -> Finding | None:
     return evidence.finding("return_flat", "episode_return_mean", where, explanation, advice)
 
 
-def mode_below_samples(evidence: Evidence) -> Finding | None:
-    """The last evaluation, by the policy's mode, ended far below what sampled actions reached at the time."""
+def mean_action_below_samples(evidence: Evidence) -> Finding | None:
+    """The last evaluation, by the policy's mean action, ended far below what sampled actions reached at the time."""
     evaluated, sampled = evidence.column("evaluation_return_mean"), evidence.column("episode_return_mean")
     places = np.flatnonzero(~np.isnan(evaluated) & ~np.isnan(sampled))
     if not places.size:
@@ -180,15 +180,15 @@ def mode_below_samples(evidence: Evidence) -> Finding | None:
     shortfall = sampled[last] - evaluated[last]
     spread = np.nan_to_num(evidence.column("evaluation_return_std")[last])
     error = spread / np.sqrt(evidence.config.record.eval_episodes)
-    if shortfall <= max(MODE_SHORTFALL * np.ptp(evidence.returns()), 4.0 * error):
+    if shortfall <= max(SHORTFALL * np.ptp(evidence.returns()), 4.0 * error):
         return None
     explanation = (
-        f"By its mode the policy reached {evaluated[last]:.4g}, and {sampled[last]:.4g} by sampled actions: what it "
+        f"By its mean action the policy reached {evaluated[last]:.4g}, and {sampled[last]:.4g} by samples: what it "
         "does without noise was never what was rewarded."
     )
     advice = "Train longer, raise trace_decay or lower max_kl towards the end; or take the best checkpoint."
     return evidence.finding(
-        "mode_below_samples", "evaluation_return_mean", Lasting(last, last, 1.0, True), explanation, advice
+        "mean_action_below_samples", "evaluation_return_mean", Lasting(last, last, 1.0, True), explanation, advice
     )
 
 

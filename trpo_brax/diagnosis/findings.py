@@ -23,7 +23,7 @@ _LOOKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     update_findings.kl_below_limit,
     update_findings.entropy_collapse,
     experience_findings.return_flat,
-    experience_findings.mode_below_samples,
+    experience_findings.mean_action_below_samples,
 )
 """In the order in which one can be the cause of another: rollout, advantages, policy step, and what came of them."""
 

@@ -57,8 +57,8 @@ def entropy_collapse(evidence: Evidence) -> Finding | None:
     known, components = ~np.isnan(entropy), entropy / size
     start = components[np.flatnonzero(known)[0]]
     advice = (
-        "Raise least_log_std, lower max_kl, or take a penalty on actions out of the reward: sampling less is the "
-        "cheapest way to lower it."
+        "Set final_log_std and anneal_steps, lower max_kl, or take a penalty on actions out of the reward: sampling "
+        "less is the cheapest way to lower it."
     )
     fell = lasting(known & (components <= start - ENTROPY_FALL), known, USUAL)
     if fell is not None:

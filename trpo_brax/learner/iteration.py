@@ -168,15 +168,27 @@ class Iteration:
         )
         # Divided by an infinite deviation advantages are 0, which is no sign that no action was better than another.
         outcome = jnp.where(jnp.isfinite(judgement.advantage_std), step.taken.outcome, StepOutcome.NON_FINITE)
-        return step._replace(taken=step.taken._replace(outcome=outcome))
+        step = step._replace(taken=step.taken._replace(outcome=outcome))
+        if self.config.network.final_log_std is None:
+            return step
+        return step._replace(parameters=self.networks.with_log_std(step.parameters, self.log_std(state.iteration + 1)))
 
     def max_kl(self, state: TrainState) -> jax.Array:
         """Return the trust region [] of the iteration that begins with `state`, in nats."""
         settings = self.config.trust_region
-        if settings.final_max_kl is None or settings.anneal_steps is None:
-            return jnp.float32(settings.max_kl)
-        done = state.iteration * (self.config.steps_per_iteration / settings.anneal_steps)
-        return settings.max_kl + jnp.minimum(done, 1.0) * (settings.final_max_kl - settings.max_kl)
+        return self._led(settings.max_kl, settings.final_max_kl, state.iteration)
+
+    def log_std(self, iteration: jax.Array) -> jax.Array:
+        """Return the log standard deviation [] of the policy that acts in `iteration` [], where it is not learned."""
+        settings = self.config.network
+        return self._led(settings.initial_log_std, settings.final_log_std, iteration)
+
+    def _led(self, first: float, last: float | None, iteration: jax.Array) -> jax.Array:
+        """Return what lies between, linearly over `anneal_steps`."""
+        if last is None or self.config.anneal_steps is None:
+            return jnp.float32(first)
+        done = iteration * (self.config.steps_per_iteration / self.config.anneal_steps)
+        return first + jnp.minimum(done, 1.0) * (last - first)
 
     def fit(self, state: TrainState, judgement: Judgement) -> tuple[CriticParameters, CriticFit]:
         """Fit the critic, in units that follow its targets."""

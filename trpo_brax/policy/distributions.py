@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 
@@ -18,9 +20,22 @@ class DiagonalGaussian:
     log_std: jax.Array
     """[..., A], or [A] where all states share it, natural logarithm."""
 
-    def mode(self) -> jax.Array:
-        """Return the most likely action [..., A]."""
-        return self.mean
+    def mean_within(self, bounded: Sequence[bool]) -> jax.Array:
+        """Return the mean action [..., A] once what is `bounded` [A] has been clipped to [-1, 1].
+
+        E clip(a, -1, 1) = -1 + sigma (G((mean + 1) / sigma) - G((mean - 1) / sigma)), G(z) = z Phi(z) + phi(z): what
+        an environment that clips receives on average. The mean itself acts harder near a bound than the samples that
+        were rewarded.
+        """
+        std = jnp.maximum(jnp.exp(self.log_std), 1e-6)
+
+        def rectified(z: jax.Array) -> jax.Array:
+            """Return G, the mean of a standard normal that is moved by z and clipped at 0 from below."""
+            density = jnp.exp(-0.5 * jnp.square(z)) / math.sqrt(2 * math.pi)
+            return 0.5 * z * (1.0 + jax.lax.erf(z / math.sqrt(2))) + density
+
+        clipped = std * (rectified((self.mean + 1) / std) - rectified((self.mean - 1) / std)) - 1
+        return jnp.where(np.array(bounded), clipped, self.mean)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Draw one action [..., A]."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -63,7 +62,7 @@ class GaussianPolicy(nn.Module):
     activation: str
     output_scale: float
     initial_log_std: float
-    least_log_std: float
+    learned_log_std: bool
     bounded: tuple[bool, ...]
     """[A]: whether an action component has bounds."""
 
@@ -72,16 +71,13 @@ class GaussianPolicy(nn.Module):
         """Map normalised observations [..., observation] to a distribution over [..., A].
 
         A mean never leaves the range of the actions, which is (-1, 1): beyond it all samples are clipped to one and the
-        same action, no advantage tells one from another, and nothing leads back. A standard deviation is the least one
-        and e^parameter: where actions cost something it would shrink as fast as the trust region lets it, and then a
-        step moves a mean by a seventh of next to nothing (sqrt(2 max_kl) standard deviations).
+        same action, no advantage tells one from another, and nothing leads back.
         """
         network = MultilayerPerceptron(self.hidden_sizes, self.action_size, self.activation, self.output_scale)
         output = network(observations)
         mean = jnp.tanh(output) if all(self.bounded) else jnp.where(np.array(self.bounded), jnp.tanh(output), output)
-        start = self.initial_log_std + math.log1p(-math.exp(self.least_log_std - self.initial_log_std))
-        excess = self.param("log_std", nn.initializers.constant(start), (self.action_size,))
-        return DiagonalGaussian(mean, jnp.logaddexp(excess, self.least_log_std))
+        log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.action_size,))
+        return DiagonalGaussian(mean, log_std if self.learned_log_std else jax.lax.stop_gradient(log_std))
 
 
 @struct.dataclass
@@ -145,7 +141,7 @@ class Networks:
             config.activation,
             config.policy_output_scale,
             config.initial_log_std,
-            config.least_log_std,
+            config.final_log_std is None,
             bounds.bounded,
         )
         critic = MultilayerPerceptron(config.critic_hidden_sizes, 1, config.activation, 1.0)
@@ -154,6 +150,11 @@ class Networks:
     def initial_policy(self, key: jax.Array) -> Parameters:
         """Return fresh policy parameters."""
         return self.policy.init(key, jnp.zeros(self.observation_size))
+
+    def with_log_std(self, policy: Parameters, log_std: jax.Array) -> Parameters:
+        """Return policy parameters with this log standard deviation [] for every action component."""
+        layers = policy["params"]
+        return {"params": {**layers, "log_std": jnp.full_like(layers["log_std"], log_std)}}
 
     def initial_critic(self, key: jax.Array) -> CriticParameters:
         """Return fresh critic parameters in units of mean 0 and standard deviation 1."""

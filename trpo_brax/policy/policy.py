@@ -46,11 +46,11 @@ class Policy:
     statistics: ObservationStatistics = dataclasses.field(repr=False)
 
     def __call__(self, observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Return the mode's action, or one drawn with `key`.
+        """Return the mean action, or one drawn with `key`.
 
         Args:
             observation: [..., observation], as the environment gives it.
-            key: a PRNG key: sample; None: the mode.
+            key: a PRNG key: sample; None: the mean of what sampling would give, clipping included.
 
         Returns:
             [..., A] within the action bounds.
@@ -63,8 +63,10 @@ class Policy:
         if observation.shape[-1:] != (size,):
             raise ValueError(f"this policy observes {size} numbers, not an array of shape {observation.shape}.")
         distribution = self.specification.distribution(self.parameters, self.statistics, observation)
-        raw = distribution.mode() if key is None else distribution.sample(key)
-        return self.specification.bounds.to_environment(raw)
+        bounds = self.specification.bounds
+        return bounds.to_environment(
+            distribution.mean_within(bounds.bounded) if key is None else distribution.sample(key)
+        )
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of all that decides how it acts: specification and every number."""

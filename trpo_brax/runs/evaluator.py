@@ -43,7 +43,7 @@ class Evaluator:
         episodes: about how many at a time; it decides on the size of a batch.
         checkpoint: `latest`, `best` (each seed's own) or an iteration.
         policy_seeds: whose policies, of a run of several seeds; all by default.
-        stochastic: sample actions as in training, instead of acting by the mode.
+        stochastic: sample actions as in training, instead of acting by the mean action.
         environment: for a run on an environment of the user's own, that environment.
         worlds: what makes the task of `run`'s `world`; by default there is one world, that of the training.
 
@@ -177,7 +177,7 @@ def evaluate(
         run: the run, or its folder.
         episodes: how many.
         checkpoint: `latest`, `best` or an iteration.
-        stochastic: sample actions as in training, instead of acting by the mode.
+        stochastic: sample actions as in training, instead of acting by the mean action.
         seed: of the episodes; drawn from a stream that no training uses.
         policy_seed: whose policy, in a run of several seeds; by default the first one's.
         environment: for a run on an environment of the user's own, that environment.

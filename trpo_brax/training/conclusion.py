@@ -196,10 +196,10 @@ class _Conclusion:
 
 
 def _in_words(report: EvaluationReport) -> str:
-    """Return what episodes by the mode say of a policy, and how many of them failed."""
+    """Return what episodes by the mean action say of a policy, and how many of them failed."""
     failed = round(report.failure_rate * report.episodes)
     ends = f"{failed} of {report.episodes}" if failed else f"none of {report.episodes}"
     return (
-        f"return {report.return_mean:,.1f} +- {report.return_std:,.1f} by its mode, lowest {report.return_min:,.1f}; "
-        f"{ends} episodes ended before the time limit."
+        f"return {report.return_mean:,.1f} +- {report.return_std:,.1f} by its mean action, lowest "
+        f"{report.return_min:,.1f}; {ends} episodes ended before the time limit."
     )

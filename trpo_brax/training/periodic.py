@@ -20,7 +20,7 @@ RANKED_BY = "evaluation_return_mean"
 
 
 class PeriodicEvaluation:
-    """Episodes of the policy's mode, of every seed, after the iterations where that is due.
+    """Episodes of the policy's mean action, of every seed, after the iterations where that is due.
 
     Every evaluation has episodes of its own, of a stream that nothing else draws from, so it changes no result of the
     training; all seeds meet the same.
@@ -68,7 +68,7 @@ def evaluation_line(record: RecordConfig, iteration: int, figures: Sequence[dict
     seeds = "" if len(figures) == 1 else f" of each of {len(figures)} seeds"
     return (
         f"Evaluation after iteration {iteration}: return {sum(means) / len(means):,.1f}, lowest {min(lowest):,.1f}, "
-        f"over {record.eval_episodes} episodes{seeds} by the mode"
+        f"over {record.eval_episodes} episodes{seeds} by the mean action"
     )
 
 

@@ -45,7 +45,7 @@ def _statements(certificate: Mapping[str, Any]) -> str:
     items = "\n".join(f"<li>{text(one['sentence'])}</li>" for one in certificate["statements"])
     rows = [(_NAMES[one["name"]], one["bound"], one["observed"]) for one in certificate["statements"]]
     return (
-        f"<p>Of this policy, acting by its mode in this environment, all of the following holds together with "
+        f"<p>Of this policy, acting by its mean action in this environment, all of the following holds together with "
         f"{100 * certificate['confidence']:g}% confidence:</p>\n"
         f'<ol class="statements">\n{items}\n</ol>\n'
         f"{table(('', 'stated', seen), rows)}"

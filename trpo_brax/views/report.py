@@ -80,7 +80,9 @@ def _summary(folder: RunFolder, records: Sequence[dict[str, Any]]) -> str:
         whose = (
             "The last policy" if len(summary["seeds"]) == 1 else f"The last policies of {len(summary['seeds'])} seeds"
         )
-        told.append(f"{whose}, acting by the mode, over {evaluation['episodes']:,} episodes that training never saw:")
+        told.append(
+            f"{whose}, acting by the mean action, over {evaluation['episodes']:,} episodes that training never saw:"
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{folder.summary_file} is no summary of a run.") from error
     return f"<h2>Summary</h2>\n<p>{text(' '.join(told))}</p>\n{table(('', ''), rows)}"
