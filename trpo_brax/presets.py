@@ -26,7 +26,7 @@ PRESETS: dict[str, Config] = {
     "inverted_double_pendulum": _annealed(
         override(Config(), task="inverted_double_pendulum"), 6_000_000, final_log_std=-2.0
     ),
-    "reacher": _annealed(override(_REACHING, task="reacher"), 2_000_000, final_log_std=-2.0),
+    "reacher": _annealed(override(_REACHING, task="reacher"), 2_000_000, final_log_std=-2.5),
     # What walks falls where the noise has gone that it learned to walk with.
     "hopper": _annealed(override(Config(), task="hopper"), 10_000_000, final_log_std=-1.25),
     # Small batches walk further in as many steps.
