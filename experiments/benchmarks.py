@@ -116,7 +116,7 @@ def main(arguments: Arguments) -> None:
         start = () if (devices, critic) == (most, "preset") else ("--skip-start",)
         report = {"critic": critic, **bench(task, devices, arguments.repeats, *start, *CRITICS[critic])}
         file.write_text(json.dumps(report, indent=1) + "\n")
-    reports = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    reports = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*-[0-9]*-*.json"))]
     rows = [summary_row(report) for report in reports]
     with (RESULTS / "summary.csv").open("w", newline="") as table:
         writer = csv.DictWriter(table, rows[0].keys())

@@ -233,9 +233,8 @@ class Config(Checked):
             raise ConfigError(f"environment must be package.module:Class or :function, not {self.environment!r}.")
         if self.environment_arguments is not None and self.environment is None:
             raise ConfigError("environment_arguments are for an environment of your own; give environment, too.")
-        if (self.trust_region.final_max_kl is None and self.network.final_log_std is None) != (
-            self.anneal_steps is None
-        ):
+        led = self.trust_region.final_max_kl is not None or self.network.final_log_std is not None
+        if led != (self.anneal_steps is not None):
             raise ConfigError("anneal_steps must be given together with final_max_kl or final_log_std, or both.")
         if self.seed + self.num_seeds > 2**32:
             raise ConfigError(f"seed + num_seeds must be at most 2^32, not {self.seed} + {self.num_seeds}.")

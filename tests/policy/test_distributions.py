@@ -167,8 +167,11 @@ def test_mean_action_is_the_mean_of_what_clipping_leaves(log_std: float) -> None
     np.testing.assert_array_equal(ours.mean_within((False,) * 5), ours.mean)
 
 
-def test_a_key_is_a_draw() -> None:
+def test_the_mean_is_the_densest_action_and_a_key_is_a_draw() -> None:
     ours = distribution(random_parameters(8))
+    top = np.asarray(ours.log_prob(ours.mean))
+    for seed in range(5):
+        assert np.all(np.asarray(ours.log_prob(ours.sample(jax.random.PRNGKey(seed)))) < top)
     first, again, other = (ours.sample(jax.random.PRNGKey(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.all(np.asarray(first) != np.asarray(other))

@@ -89,7 +89,7 @@ def test_first_policy_acts_near_mid_range_with_the_spread_asked_for(policy: Any)
     # The last hidden layer of 8 tanh units has length at most sqrt(8), which the last layer scales by 0.01.
     length = np.linalg.norm(distribution.mean, axis=-1)
     assert 0 < length.max() <= 0.01 * 8**0.5
-    np.testing.assert_allclose(distribution.log_std, -0.7, rtol=1e-6)
+    np.testing.assert_array_equal(distribution.log_std, np.float32(-0.7))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -27,7 +27,7 @@ class DiagonalGaussian:
         an environment that clips receives on average. The mean itself acts harder near a bound than the samples that
         were rewarded.
         """
-        std = jnp.maximum(jnp.exp(self.log_std), 1e-6)
+        std = jnp.maximum(jnp.exp(self.log_std), 1e-6)  # of next to none it is the clipped mean, and 0 would divide
 
         def rectified(z: jax.Array) -> jax.Array:
             """Return G, the mean of a standard normal that is moved by z and clipped at 0 from below."""
