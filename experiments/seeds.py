@@ -11,6 +11,8 @@ from typing import Any
 
 import trpo_brax as tb
 from trpo_brax.config import Config
+from trpo_brax.evaluation import summarize
+from trpo_brax.runs.evaluator import Evaluator
 
 EPISODES = 1000
 """Of each seed's last policy, acting by its mean action, drawn from a stream that no training uses."""
@@ -31,9 +33,10 @@ def seed_rows(run: tb.Run, names: Row) -> list[Row]:
     """Return a row a seed, which begins with `names`."""
     provenance = json.loads((run.path / "provenance.json").read_text())
     records = run.metrics()
+    evaluator = Evaluator(run, episodes=EPISODES)
     rows = []
     for seed in run.config.seeds:
-        report = tb.evaluate(run, episodes=EPISODES, policy_seed=seed)
+        report = summarize(evaluator.run(EPISODES, policy_seed=seed))
         returns = [record["episode_return_mean"] for record in records if record["seed"] == seed]
         rows.append(
             {
