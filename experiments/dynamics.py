@@ -47,11 +47,11 @@ RESULTS = Path(__file__).parent / "results" / "dynamics"
 STEPS = {
     "inverted_pendulum": 2_400_000,
     "inverted_double_pendulum": 1_200_000,
-    "reacher": 1_500_000,
-    "hopper": 4_000_000,
+    "reacher": 1_000_000,
+    "hopper": 2_500_000,
 }
 """Control steps of a run, over which the trust region shrinks."""
-THRESHOLDS = {"inverted_pendulum": 950.0, "inverted_double_pendulum": 9000.0, "reacher": -100.0, "hopper": 1500.0}
+THRESHOLDS = {"inverted_pendulum": 950.0, "inverted_double_pendulum": 9000.0, "reacher": -100.0, "hopper": 1000.0}
 """Mean return by sampled actions, for the steps that it took to get there."""
 
 
