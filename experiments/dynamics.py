@@ -46,7 +46,7 @@ from trpo_brax.policy.networks import Networks
 RESULTS = Path(__file__).parent / "results" / "dynamics"
 STEPS = {
     "inverted_pendulum": 2_400_000,
-    "inverted_double_pendulum": 1_200_000,
+    "inverted_double_pendulum": 2_400_000,
     "reacher": 1_000_000,
     "hopper": 2_500_000,
 }
