@@ -137,7 +137,7 @@ class CriticConfig(Checked):
 
     critic: CriticMethod = "gauss_newton"
     """gauss_newton: second-order steps on the whole batch, without a learning rate; adam: passes over minibatches."""
-    critic_steps: Annotated[int, Count(1)] = 2
+    critic_steps: Annotated[int, Count(1)] = 1
     """Gauss-Newton steps per iteration."""
     critic_damping: Annotated[float, Bounds(0.0)] = 1e-3
     """Added to the Gauss-Newton matrix's diagonal."""
