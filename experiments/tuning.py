@@ -4,7 +4,7 @@
 
 The presets were chosen by these runs and dynamics.py's; what the README reports is of other seeds. Where total_steps or
 max_kl is set the trust region shrinks to a tenth over as many steps. Results go to experiments/results/tuning.csv: a
-row a seed, by all that its run's settings changed of the defaults.
+row a seed, by all that its run's settings changed of the defaults at its commit.
 """
 
 from __future__ import annotations
