@@ -19,11 +19,17 @@ def _annealed(task: str, steps: int, *, final_log_std: float, **others: Any) -> 
 # Not tuned.
 _LOCOMOTION = override(Config(), num_envs=512, discount=0.99, trace_decay=0.97, fisher_fraction=0.03)
 
-# Small batches walk further in as many steps. What walks falls where the noise has gone that it learned to walk with.
-_WALKING: dict[str, Any] = {"num_envs": 64, "fisher_fraction": 0.2, "initial_log_std": 0.0, "final_log_std": -1.0}
+# In as many steps small batches walk further, and so does what a better critic judges. What walks falls where the noise
+# has gone that it learned to walk with.
+_WALKING: dict[str, Any] = {
+    "num_envs": 64,
+    "fisher_fraction": 0.2,
+    "initial_log_std": 0.0,
+    "final_log_std": -1.0,
+    "critic_steps": 2,
+}
 
-# The defaults see 500 steps ahead: balancing is lost by drifting, and running by falling, after as many. With a
-# discount of 0.997 hopper runs faster and falls.
+# The defaults see 500 steps ahead: balancing is lost by drifting, and running by falling, after as many.
 PRESETS: dict[str, Config] = {
     "inverted_pendulum": _annealed("inverted_pendulum", 4_800_000, final_log_std=-2.0),
     "inverted_double_pendulum": _annealed("inverted_double_pendulum", 6_000_000, final_log_std=-2.0),
@@ -40,7 +46,8 @@ PRESETS: dict[str, Config] = {
         fisher_fraction=0.2,
     ),
     "hopper": _annealed("hopper", 10_000_000, **_WALKING),
-    "walker2d": _annealed("walker2d", 10_000_000, **_WALKING),
+    # Every seed learns to run: of five that see as far as hopper four only walk, or one with two critic steps.
+    "walker2d": _annealed("walker2d", 10_000_000, **_WALKING, discount=0.995),
     "halfcheetah": override(_LOCOMOTION, task="halfcheetah", total_steps=10_000_000),
     "ant": override(_LOCOMOTION, task="ant", total_steps=10_000_000),
     "humanoid": override(_LOCOMOTION, task="humanoid", total_steps=20_000_000),
