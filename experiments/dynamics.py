@@ -289,7 +289,7 @@ def summary(rows: list[Row]) -> list[Row]:
     for key in dict.fromkeys((row["task"], row["variant"]) for row in rows):
         own = [row for row in rows if (row["task"], row["variant"]) == key]
         returns = np.array([float(row["return_mean"]) for row in own])
-        steps = [int(row["steps_to_threshold"]) for row in own if row["steps_to_threshold"] != ""]
+        median = statistics.median(float(row["steps_to_threshold"] or np.inf) for row in own)
         told.append(
             {
                 "task": key[0],
@@ -300,7 +300,7 @@ def summary(rows: list[Row]) -> list[Row]:
                 "interquartile_mean": f"{interquartile_mean(returns):.6g}",
                 "failure_rate_mean": f"{np.mean([float(row['failure_rate']) for row in own]):.4g}",
                 "failure_rate_worst": f"{max(float(row['failure_rate']) for row in own):.4g}",
-                "steps_to_threshold_median": int(statistics.median(steps)) if len(steps) == len(own) else "",
+                "steps_to_threshold_median": int(median) if np.isfinite(median) else "",
                 "seconds_of_all_seeds": own[0]["seconds_of_all_seeds"],
             }
         )
