@@ -154,7 +154,17 @@ def test_the_critics_loss_does_not_rise_when_the_spread_of_its_targets_falls_and
     def fitted(state: TrainState, observations: jax.Array, targets: jax.Array) -> Any:
         nothing = jnp.zeros_like(targets)
         judgement = Judgement(
-            observations, nothing[..., None], nothing == 0, weights, nothing, nothing, targets, nothing, ZERO, ZERO
+            observations=observations,
+            actions=nothing[..., None],
+            valid=nothing == 0,
+            weights=weights,
+            values=nothing,
+            raw_advantages=nothing,
+            targets=targets,
+            returns=targets,
+            advantages=nothing,
+            advantage_mean=ZERO,
+            advantage_std=ZERO,
         )
         critic, _ = iteration.fit(state, judgement)
         losses = [loss(one, observations, targets) for one in (state.critic, critic)]

@@ -140,6 +140,30 @@ def test_peer_defect_05_observation_statistics_stay_until_the_end_and_then_move(
     np.testing.assert_allclose(after.statistics.mean, mean, rtol=1e-4, atol=1e-5)
 
 
+def test_the_critic_is_told_how_much_it_explains_of_what_was_observed(
+    setting: Setting, trajectory: Trajectory, iterated: tuple[TrainState, dict[str, Any]]
+) -> None:
+    """1 - Var(G - V) / Var(G) in float64: G sums rewards up to an episode's end, or the batch's and V from there."""
+    transitions, discount = trajectory.transitions, setting.config.trust_region.discount
+    clip = setting.config.network.observation_clip
+
+    def value(observations: jax.Array) -> np.ndarray[Any, Any]:
+        normalized = setting.state.statistics.normalize(observations, clip)
+        return np.asarray(setting.networks.value(setting.state.critic, normalized), np.float64)
+
+    after = np.where(transitions.termination, 0.0, value(transitions.next_observation))
+    returns = np.zeros((8, 11))
+    returns[:, -1] = after[:, -1]
+    for time in reversed(range(10)):
+        following = np.where(transitions.done[:, time], after[:, time], returns[:, time + 1])
+        returns[:, time] = transitions.reward[:, time] + discount * following
+    assert 0 < np.sum(transitions.done) < 80
+    left = np.var(returns[:, :-1] - value(trajectory.observations))
+    explained = float(iterated[1]["explained_variance_of_returns"])
+    assert explained == pytest.approx(1 - left / np.var(returns[:, :-1]), abs=1e-3)
+    assert abs(explained - float(iterated[1]["explained_variance"])) > 1e-2
+
+
 def test_advantages_reach_the_step_centred_and_scaled_once_over_the_batch(judgement: Judgement) -> None:
     np.testing.assert_allclose(judgement.weights, 1 / 80, rtol=1e-6)
     assert np.mean(judgement.advantages) == pytest.approx(0, abs=1e-6)

@@ -57,6 +57,7 @@ KEYS = {
     "normalisation_kl",
     "critic_loss",
     "explained_variance",
+    "explained_variance_of_returns",
     "nonfinite_envs",
     "nonfinite_share",
     "advantage_max_abs",

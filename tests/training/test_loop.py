@@ -409,4 +409,5 @@ def test_whatever_turns_non_finite_in_whatever_way_poisons_nothing(tmp_path: Pat
         if np.issubdtype(leaf.dtype, np.floating):
             assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(name)
     always = ("kl_mean", "kl_max", "entropy", "critic_loss", "explained_variance", "advantage_max_abs", "damping")
+    always += ("explained_variance_of_returns",)
     assert all(row[name] is not None for row in run.metrics() for name in always)

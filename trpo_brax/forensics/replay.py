@@ -181,8 +181,8 @@ def _bad_metrics(iteration: Iteration, judgement: Judgement, metrics: Metrics) -
     if iteration.config.trust_region.discount >= 1.0:
         valueless |= {"penalty_coefficient", "improvement_lower_bound"}
     # Of finite moments it is NaN only where targets do not vary.
-    if np.isfinite(weighted_moments(judgement.targets, judgement.weights)[1]):
-        valueless.add("explained_variance")
+    explained = {"explained_variance": judgement.targets, "explained_variance_of_returns": judgement.returns}
+    valueless |= {name for name, of in explained.items() if np.isfinite(weighted_moments(of, judgement.weights)[1])}
     return names(
         {
             name: jax.tree.map(np.isinf, value) if name in valueless else not_finite(value)

@@ -52,6 +52,8 @@ class Judgement(NamedTuple):
     """In units of return."""
     targets: jax.Array
     """Value targets, in units of return."""
+    returns: jax.Array
+    """Discounted rewards up to the end of the episode, or of the batch and V from there, in units of return."""
     advantages: jax.Array
     """Centred and scaled."""
     advantage_mean: jax.Array
@@ -140,22 +142,34 @@ class Iteration:
             transitions.next_observation,
             transitions.done,
         )
-        raw_advantages, targets = (
-            estimate.T
-            for estimate in generalized_advantage_estimation(
+
+        def estimated(trace_decay: float) -> tuple[jax.Array, jax.Array]:
+            advantages, targets = generalized_advantage_estimation(
                 transitions.reward.T,
                 values.T,
                 next_values.T,
                 transitions.termination.T,
                 transitions.done.T,
                 discount=settings.discount,
-                trace_decay=settings.trace_decay,
+                trace_decay=trace_decay,
                 valid=transitions.valid.T,
             )
-        )
+            return advantages.T, targets.T
+
+        raw_advantages, targets = estimated(settings.trace_decay)
         advantages, mean, std = standardize(raw_advantages, weights)
         return Judgement(
-            observations, actions, transitions.valid, weights, values, raw_advantages, targets, advantages, mean, std
+            observations=observations,
+            actions=actions,
+            valid=transitions.valid,
+            weights=weights,
+            values=values,
+            raw_advantages=raw_advantages,
+            targets=targets,
+            returns=estimated(1.0)[1],
+            advantages=advantages,
+            advantage_mean=mean,
+            advantage_std=std,
         )
 
     def improve(self, state: TrainState, judgement: Judgement) -> TrustRegionStep:
@@ -243,6 +257,8 @@ class Iteration:
             **experience_metrics(trajectory, judgement.observations, state.statistics, self.bounds),
             **step_metrics(step, gain, largest, settings.discount),
             "explained_variance": explained_variance(judgement.values, judgement.targets, judgement.weights),
+            # Targets contain V, which flatters it.
+            "explained_variance_of_returns": explained_variance(judgement.values, judgement.returns, judgement.weights),
             "entropy": jnp.mean(entropy),
             "max_kl": self.max_kl(state),
             "damping": jnp.float32(settings.damping),
