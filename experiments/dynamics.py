@@ -40,6 +40,7 @@ from trpo_brax.config import Config
 from trpo_brax.evaluation.interquartile import interquartile_mean
 from trpo_brax.learner.iteration import Iteration, Judgement
 from trpo_brax.learner.state import TrainState
+from trpo_brax.learner.steps import policy_step
 from trpo_brax.policy import DiagonalGaussian, ObservationStatistics
 from trpo_brax.policy.networks import Networks
 
@@ -181,17 +182,22 @@ class KeptFunctions(Iteration):
         return dataclasses.replace(new, policy={"params": policy}, critic=critic), metrics, trajectory
 
 
-def retreat_by_kl(evaluate: Any, parameters: Any, full: Any, accept: Any, *, max_trials: int, **_: Any) -> Any:
-    """A trial that only the KL refused is followed by one at 0.95 of where the KL would be `max_kl`."""
+def retreat_by_kl(*given: Any, max_kl: Any, **named: Any) -> Any:
+    """A trial that the KL refused is followed by one at 0.95 of where the KL would be `max_kl`."""
     search = line_search_module.backtracking_line_search
-    first = search(evaluate, parameters, full, accept, max_trials=1, backtrack_factor=0.7)
-    kl = evaluate(parameters + full.step).kl_mean
-    refused = first.outcome == StepOutcome.KL_EXCEEDED
-    shorter = jnp.where(refused, jnp.clip(0.95 * jnp.sqrt(0.01 / kl), 0.1, 0.95), 0.7)
-    again = full._replace(step=shorter * full.step, predicted_improvement=shorter * full.predicted_improvement)
-    second = search(evaluate, parameters, again, accept, max_trials=max_trials - 1, backtrack_factor=0.7)
-    second = second._replace(trials=second.trials + 1, fraction=second.fraction * shorter)
-    return jax.tree.map(lambda a, b: jnp.where(first.outcome == StepOutcome.ACCEPTED, a, b), first, second)
+
+    def retreating(evaluate: Any, parameters: Any, full: Any, accept: Any, *, max_trials: int, **factor: Any) -> Any:
+        first = search(evaluate, parameters, full, accept, max_trials=1, **factor)
+        kl = evaluate(parameters + full.step).kl_mean
+        refused = first.outcome == StepOutcome.KL_EXCEEDED
+        shorter = jnp.where(refused, jnp.clip(0.95 * jnp.sqrt(max_kl / kl), 0.1, 0.95), factor["backtrack_factor"])
+        again = full._replace(step=shorter * full.step, predicted_improvement=shorter * full.predicted_improvement)
+        second = search(evaluate, parameters, again, accept, max_trials=max_trials - 1, **factor)
+        second = second._replace(trials=second.trials + 1, fraction=second.fraction * shorter)
+        return jax.tree.map(lambda a, b: jnp.where(first.outcome == StepOutcome.ACCEPTED, a, b), first, second)
+
+    with mock.patch("trpo_brax.algorithm.trust_region.backtracking_line_search", retreating):
+        return policy_step(*given, max_kl=max_kl, **named)
 
 
 def relative_damping(model: Any, parameters: Any, batch: Any, *, damping: Any, **rest: Any) -> Any:
@@ -239,8 +245,7 @@ VARIANTS = {
     "kept_functions": Variant("statistics move no function", stand_in=iteration_of(KeptFunctions)),
     "retreat_by_kl": Variant(
         "second trial where the KL says",
-        {"final_max_kl": None},
-        lambda: mock.patch("trpo_brax.algorithm.trust_region.backtracking_line_search", retreat_by_kl),
+        stand_in=lambda: mock.patch("trpo_brax.learner.iteration.policy_step", retreat_by_kl),
     ),
 }
 

@@ -254,8 +254,8 @@ def _learner(config: Config, task: Task, trials: int) -> list[Piece]:
             "policy", ACTING, length, cost_of(act, statistics, _array(num_envs, observation), _array(num_envs, action))
         ),
         Piece("critic", LEARNING, 1, cost_of(judge, statistics, observations)),
-        # Loops of one trip are counted right.
-        Piece("advantages of one step", LEARNING, length, cost_of(estimate, row, row, row, flag, flag)),
+        # Loops of one trip are counted right. Once for the step, and once for how much the critic explains.
+        Piece("advantages of one step", LEARNING, 2 * length, cost_of(estimate, row, row, row, flag, flag)),
         Piece(
             "advantages standardised",
             LEARNING,

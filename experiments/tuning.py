@@ -2,9 +2,9 @@
 
     python experiments/tuning.py hopper --settings critic_fraction=0.1 --num-seeds 5 --cpu-devices 1
 
-The presets were chosen by these runs and dynamics.py's; what the README reports is of other seeds. Where total_steps or
-max_kl is set the trust region shrinks to a tenth over as many steps. Results go to experiments/results/tuning.csv: a
-row a seed, by all that its run's settings changed of the defaults at its commit.
+The presets were chosen by these runs and dynamics.py's; what the README reports is of other seeds. Where a preset is
+annealed, total_steps is the annealing's length as well, and the trust region shrinks to a tenth of max_kl. Results go
+to experiments/results/tuning.csv: a row a seed, by all that its run's settings changed of the defaults at its commit.
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ class Arguments:
 def config_of(arguments: Arguments) -> Config:
     """Return the configuration of the run."""
     settings: dict[str, Any] = {name: json.loads(value) for name, value in (s.split("=") for s in arguments.settings)}
-    if "total_steps" in settings:
-        settings.setdefault("anneal_steps", settings["total_steps"])
-    if "max_kl" in settings:
-        settings.setdefault("final_max_kl", settings["max_kl"] / 10)
+    base = tb.preset(arguments.task)
+    if base.anneal_steps is not None:
+        if "total_steps" in settings:
+            settings.setdefault("anneal_steps", settings["total_steps"])
+        if "max_kl" in settings:
+            settings.setdefault("final_max_kl", settings["max_kl"] / 10)
     return tb.override(
-        tb.preset(arguments.task),
+        base,
         **settings,
         seed=arguments.seed,
         num_seeds=arguments.num_seeds,
@@ -71,7 +73,7 @@ def main(arguments: Arguments) -> None:
     config = config_of(arguments)
     run = trained(config, arguments.runs_dir / "_".join([arguments.task, *arguments.settings, str(arguments.seed)]))
     mine = seed_rows(run, {"task": arguments.task, "settings": told(config)})
-    write(TABLE, with_those_of(TABLE, mine, ["task", "settings", "env_steps", "seed"]))
+    write(TABLE, with_those_of(TABLE, mine, ["task", "settings", "env_steps", "seed", "commit"]))
     print(", ".join(row["return_mean"] for row in mine))
 
 

@@ -108,7 +108,7 @@ class TrustRegionConfig(Checked):
     mode: Mode = "trpo"
     """trpo: natural gradient with line search and acceptance test; natural_gradient: the full step without either."""
     max_kl: Annotated[float, POSITIVE] = 0.01
-    """Trust region: largest mean KL(old || new) of an accepted step, in nats."""
+    """Trust region: largest mean KL(old || new) of an accepted step, in nats; noise that is led comes on top."""
     final_max_kl: Annotated[float, POSITIVE] | None = None
     """What max_kl falls to, linearly over anneal_steps, to stay there; by default it stays as it is."""
     discount: Annotated[float, Bounds(0.0, 1.0)] = 0.998
@@ -120,7 +120,7 @@ class TrustRegionConfig(Checked):
     cg_iterations: Annotated[int, Count(1)] = 10
     """Most conjugate gradient iterations."""
     cg_tolerance: Annotated[float, Bounds(0.0)] = 1e-3
-    """Conjugate gradient stops when the residual's norm is at most this fraction of the gradient's."""
+    """Conjugate gradient, the critic's too, stops when the norm of residual over gradient is at most this."""
     fisher_fraction: Annotated[float, FRACTION] = 0.1
     """Fraction of the time steps used for Fisher products, rounded to every k-th; gradient and line search see all."""
     line_search_steps: Annotated[int, Count(1)] = 10

@@ -19,8 +19,8 @@ def _annealed(task: str, steps: int, *, final_log_std: float, **others: Any) -> 
 # Not tuned.
 _LOCOMOTION = override(Config(), num_envs=512, discount=0.99, trace_decay=0.97, fisher_fraction=0.03)
 
-# In as many steps small batches walk further, and so does what a better critic judges. What walks falls where the noise
-# has gone that it learned to walk with.
+# In as many steps small batches walk further. What a better critic judges falls less, and so does what keeps some of
+# the noise that it learned to walk with.
 _WALKING: dict[str, Any] = {
     "num_envs": 64,
     "fisher_fraction": 0.2,

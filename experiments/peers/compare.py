@@ -8,7 +8,8 @@ started again; tables and picture in experiments/results/peers/ are rewritten af
 
 - Every trainer has its own authors' settings (settings.py says whose and where) and ends after the number of steps that
   they published or after `--seconds` of training, whichever is first; which of the two is in the tables.
-- Returns are means over 128 episodes of the policy's mode, by trpo_brax's evaluator, from the same starting states.
+- Returns are means over 128 episodes without noise (our mean action, their mode), by trpo_brax's evaluator, from the
+  same starting states.
 - Training seconds hold no imports, tracing, compilation or evaluation. Peers are timed in units of progress (PPO: one
   batch and its updates; SAC: 1,024 steps; sb3: one iteration), and the first, in which things are compiled, counts as
   long as the median of the others. trpo_brax compiles before its clock starts; saving checkpoints is inside it.

@@ -46,7 +46,8 @@ class _Watch(threading.Thread):
 
 def main(job: Job) -> None:
     """Train, evaluate the checkpoints, write."""
-    config = tb.override(tb.preset(job.task), seed=job.seed, cpu_devices=job.devices, final_evaluation_episodes=0)
+    config = tb.override(tb.preset(job.task), seed=job.seed, cpu_devices=job.devices, eval_every=0)
+    config = tb.override(config, final_evaluation_episodes=0)
     if job.start_only:
         config = tb.override(config, total_steps=1)
     every = -(-config.total_iterations // job.points)

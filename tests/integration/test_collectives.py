@@ -13,9 +13,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from trpo_brax.algorithm import TrustRegionStep, fit_by_minibatches, successor_values
+from trpo_brax.algorithm import CriticFit, TrustRegionStep, fit_by_gauss_newton, fit_by_minibatches, successor_values
 from trpo_brax.config import NetworkConfig, TrustRegionConfig
-from trpo_brax.learner.steps import policy_batch, policy_step
+from trpo_brax.learner.steps import policy_batch, policy_step, value_batch
 from trpo_brax.policy import ActionBounds, Networks
 
 NETWORKS = Networks.build(
@@ -72,6 +72,20 @@ def test_a_critic_update_reduces_its_gradient_and_its_loss_once(samples: dict[st
 
     compiled = jax.jit(fit).lower(samples["observations"], samples["values"], samples["valid"]).compile()
     assert collectives_in_loops(compiled) == [[("all-reduce", ravel_pytree(critic)[0].size + 1)]]
+
+
+def test_a_gauss_newton_iteration_reduces_one_product(samples: dict[str, jax.Array]) -> None:
+    """And a line-search trial three numbers: two means that decide, and the largest change."""
+    critic = NETWORKS.initial_critic(KEY).network
+
+    def fit(*given: jax.Array) -> CriticFit:
+        settings = {"steps": 2, "damping": 1e-3, "cg_iterations": 5, "cg_tolerance": 1e-10}
+        return fit_by_gauss_newton(NETWORKS.normalized_value, critic, value_batch(*given, 0.25), **settings)
+
+    given = [samples[name] for name in ("observations", "values", "weights")]
+    loops = collectives_in_loops(jax.jit(fit).lower(*given).compile())
+    assert {kind for loop in loops for kind, _ in loop} == {"all-reduce"}
+    assert sorted(sum(count for _, count in loop) for loop in loops) == [3, ravel_pytree(critic)[0].size]
 
 
 def test_a_conjugate_gradient_iteration_reduces_one_product(samples: dict[str, jax.Array]) -> None:

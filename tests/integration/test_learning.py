@@ -16,7 +16,8 @@ import trpo_brax as tb
         ("inverted_pendulum", 999.0, 0.01),
         ("inverted_double_pendulum", 9200.0, 0.05),
         ("reacher", -50.0, 0.0),
-        ("hopper", 1900.0, 0.1),
+        ("hopper", 2000.0, 0.1),
+        ("walker2d", 2000.0, 0.5),
     ],
 )
 def test_a_preset_reaches_its_return_on_two_seeds(

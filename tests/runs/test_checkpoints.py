@@ -210,8 +210,8 @@ class TestKeeping:
         assert_same_bits(state_at(program, 2), restore(tmp_path / "checkpoints", program, 2))
 
     def test_a_new_best_replaces_the_old(self, program: Program, tmp_path: Path) -> None:
-        fill(tmp_path / "checkpoints", program, {1: 5.0, 2: 0.0, 3: 6.0, 4: 0.0, 5: 0.0}, keep=1)
-        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"3", "5"}
+        fill(tmp_path / "checkpoints", program, {2: 5.0, 4: 0.0, 6: 6.0, 8: 0.0, 10: 0.0}, keep=1)
+        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"6", "10"}
 
     def test_a_run_without_returns_keeps_the_latest(self, program: Program, tmp_path: Path) -> None:
         fill(tmp_path / "checkpoints", program, dict.fromkeys(range(1, 6), None), keep=2)

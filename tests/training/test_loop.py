@@ -27,6 +27,8 @@ from trpo_brax.errors import RunFolderError, TaskError
 from trpo_brax.host.console import Console
 from trpo_brax.learner.program import Program
 from trpo_brax.runs.checkpoints import Checkpoints
+from trpo_brax.training.loop import train
+from trpo_brax.training.schedule import annealing_doubts
 
 
 def total(iterations: int) -> int:
@@ -77,6 +79,68 @@ def test_when_a_run_was_stopped_does_not_decide_which_policy_is_best(tmp_path: P
         best[name] = Checkpoints(tmp_path / name / "checkpoints", config).resolve("best")
     assert best["whole"] == best["stopped"]
     assert best["whole"] in (2, 4, 6)
+
+
+def test_the_last_policy_may_be_the_best_off_the_interval_too(tmp_path: Path) -> None:
+    """History's return rises; of 5 iterations the last is the best by evaluation, and no other off the interval."""
+    config = tiny_config(total_steps=total(5), checkpoints_to_keep=9, eval_every=1, eval_episodes=4)
+    run = tb.train(config, environment=PointMass(), run_dir=tmp_path / "run")
+    returns = {row["iteration"]: row["evaluation_return_mean"] for row in run.metrics()}
+    competing = {iteration: returns[iteration] for iteration in (2, 4, 5)}
+    assert run.checkpoints.resolve("best") == max(competing, key=competing.__getitem__)
+    ranked = [run.checkpoints.rank(iteration, 0) for iteration in run.checkpoints.iterations()]
+    assert ranked == [(True, pytest.approx(returns[iteration])) for iteration in run.checkpoints.iterations()]
+    stopped = Checkpoints(run.path / "checkpoints", tb.override(config, total_steps=total(6)))
+    assert stopped.rank(5, 0) is None and stopped.resolve("best") in (2, 4)
+
+
+def test_the_last_policy_is_evaluated_where_the_best_cannot_be_told(tmp_path: Path) -> None:
+    """A manifest that the disk lost is warned of, and the run has finished all the same."""
+    said = io.StringIO()
+
+    def lose(steps: int, _: dict[str, Any]) -> None:
+        if steps == total(5):
+            (tmp_path / "run" / "checkpoints" / "2" / "manifest.json").write_text("{")
+
+    config = tiny_config(total_steps=total(5), final_evaluation_episodes=4)
+    task = {"environment": PointMass(), "run_dir": tmp_path / "run", "progress_fn": lose}
+    run = train(config, **task, console=Console(said))
+    assert run.summary["status"] == "finished" and run.summary["evaluation"]["episodes"] == 4
+    assert "The best policy was not evaluated: checkpoint" in said.getvalue()
+
+
+def test_what_is_led_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Noise and region are linear over five iterations and then stay, of both seeds, however a run is stopped."""
+    led = {"final_log_std": -2.0, "final_max_kl": 0.001, "anneal_steps": total(5), "num_seeds": 2}
+    runs = {}
+    for name, ends in {"whole": (6,), "stopped": (3, 6)}.items():
+        for end in ends:
+            config = tiny_config(total_steps=total(end), checkpoints_to_keep=9, **led)
+            runs[name] = tb.train(config, environment=PointMass(), run_dir=tmp_path / name, resume=end > ends[0])
+    assert without_clock(runs["whole"]) == without_clock(runs["stopped"])
+    for row in runs["whole"].metrics():
+        assert row["max_kl"] == pytest.approx(0.01 - 0.009 * min(row["iteration"] - 1, 5) / 5)
+    for iteration in (2, 4, 6):
+        for seed in (0, 1):
+            log_std = runs["stopped"].policy(iteration, policy_seed=seed).parameters["params"]["log_std"]
+            np.testing.assert_allclose(log_std, -0.5 - 1.5 * min(iteration, 5) / 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"total_steps": total(39)}, ["Training ends before"]),
+        ({"final_log_std": -4.5}, ["alone moves the policy by 0.021 nats", "more than the 0.01 "]),
+        ({"final_log_std": -4.5, "final_max_kl": 0.03}, []),
+    ],
+)
+def test_what_is_led_too_fast_or_not_to_its_end_is_said(changes: dict[str, float], said: list[str]) -> None:
+    """0.1 less of two components' log deviation is 2 ((exp(0.2) - 1) / 2 - 0.1) = 0.0214 nats; half that, 0.0052."""
+    led = {"total_steps": total(40), "anneal_steps": total(40), "final_log_std": -2.5} | changes
+    doubts = " ".join(annealing_doubts(tiny_config(**led), 2))
+    assert bool(doubts) == bool(said)
+    assert all(part in doubts for part in said), doubts
 
 
 def test_resume_after_a_crash_cuts_the_metrics_back_to_the_checkpoint(uninterrupted: tb.Run, tmp_path: Path) -> None:

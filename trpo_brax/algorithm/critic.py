@@ -15,7 +15,7 @@ from trpo_brax.algorithm.line_search import StepOutcome, any_improvement
 from trpo_brax.algorithm.surrogate import Evaluation, Parameters, weighted_mean
 from trpo_brax.algorithm.trust_region import to_the_minimum, trust_region_step
 
-_HALVINGS = 10
+_LENGTHS = 10
 """Most lengths tried of a step."""
 
 
@@ -118,7 +118,7 @@ def fit_by_gauss_newton(
             cg_tolerance=cg_tolerance,
             scale=to_the_minimum,
             accept=any_improvement,
-            max_trials=_HALVINGS,
+            max_trials=_LENGTHS,
             backtrack_factor=0.5,
         )
         unsound = jnp.array([StepOutcome.NON_FINITE, StepOutcome.BAD_CURVATURE])

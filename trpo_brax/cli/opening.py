@@ -96,7 +96,7 @@ class PolicyArguments(RunArguments):
     run: Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     checkpoint: str = "latest"
-    """latest, best (by evaluation return, where --eval-every was on, else by training return) or an iteration."""
+    """latest, best (by evaluation return, or with --eval-every 0 by training return) or an iteration."""
     policy_seed: int | None = None
     """Whose policy, in a run of several seeds; by default the first one's."""
 

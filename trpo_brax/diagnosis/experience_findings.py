@@ -178,13 +178,14 @@ def mean_action_below_samples(evidence: Evidence) -> Finding | None:
         return None
     last = int(places[-1])
     shortfall = sampled[last] - evaluated[last]
-    spread = np.nan_to_num(evidence.column("evaluation_return_std")[last])
-    error = spread / np.sqrt(evidence.config.record.eval_episodes)
+    spreads = (evidence.column(name)[last] for name in ("evaluation_return_std", "episode_return_std"))
+    episodes = evidence.config.record.eval_episodes, max(evidence.column("episodes")[last], 1.0)
+    error = np.hypot(*(np.nan_to_num(spread) / np.sqrt(n) for spread, n in zip(spreads, episodes, strict=True)))
     if shortfall <= max(SHORTFALL * np.ptp(evidence.returns()), 4.0 * error):
         return None
     explanation = (
-        f"By its mean action the policy reached {evaluated[last]:.4g}, and {sampled[last]:.4g} by samples: what it "
-        "does without noise was never what was rewarded."
+        f"By its mean action the policy reached {evaluated[last]:.4g}, and {sampled[last]:.4g} by samples: it "
+        "does worse without the noise that it was rewarded with."
     )
     advice = "Train longer, raise trace_decay or lower max_kl towards the end; or take the best checkpoint."
     return evidence.finding(

@@ -52,7 +52,7 @@ _REFUSALS = {
 def entropy_collapse(evidence: Evidence) -> Finding | None:
     """Entropy an action component far below where it began without any gain, or hardly any left."""
     size, entropy = _action_size(evidence), evidence.column("entropy")
-    if size is None:
+    if size is None or evidence.config.network.final_log_std is not None:  # led, it falls as it was asked to
         return None
     known, components = ~np.isnan(entropy), entropy / size
     start = components[np.flatnonzero(known)[0]]

@@ -28,7 +28,7 @@ from trpo_brax.environments import EnvironmentState, VectorizedEnvironment
 from trpo_brax.learner.metrics import Metrics, experience_metrics, step_metrics
 from trpo_brax.learner.rollout import Trajectory, rollout
 from trpo_brax.learner.state import TrainState, critic_optimizer
-from trpo_brax.learner.steps import policy_batch, policy_step, value_batch
+from trpo_brax.learner.steps import every_kth, policy_batch, policy_step, value_batch
 from trpo_brax.policy import ActionBounds, CriticParameters, Networks, ObservationStatistics
 from trpo_brax.randomness import Stream, environment_keys
 
@@ -270,13 +270,13 @@ class Iteration:
         self, policy: Any, trajectory: Trajectory, old: ObservationStatistics, new: ObservationStatistics
     ) -> jax.Array:
         """Return the mean KL [], in nats, of one policy's actions under two statistics: no trust region bounds it."""
-        stride = max(round(1.0 / self.config.trust_region.fisher_fraction), 1)
-        observations, valid = trajectory.observations[:, ::stride], trajectory.transitions.valid[:, ::stride]
+        weights = sample_weights(trajectory.transitions.valid)
+        observations, weights = every_kth(trajectory.observations, weights, self.config.trust_region.fisher_fraction)
         clip = self.config.network.observation_clip
         before, after = (
             self.networks.distribution(policy, statistics.normalize(observations, clip)) for statistics in (old, new)
         )
-        return weighted_mean(before.kl(after), sample_weights(valid))
+        return weighted_mean(before.kl(after), weights)
 
     def _normalized(self, state: TrainState, observations: jax.Array) -> jax.Array:
         return state.statistics.normalize(observations, self.config.network.observation_clip)

@@ -33,19 +33,19 @@ def policy_batch(
 
     [N, T] is merged into one axis: a weight gradient that contracts two axes costs a copy of everything it reads.
     """
-    parts = (observations, actions, advantages, weights, *_every_kth(observations, weights, fisher_fraction))
+    parts = (observations, actions, advantages, weights, *every_kth(observations, weights, fisher_fraction))
     return PolicyBatch(*(_merged(part) for part in parts))
 
 
 def value_batch(observations: jax.Array, targets: jax.Array, weights: jax.Array, fraction: float) -> ValueBatch:
     """Return the samples [N, T] of a critic's fit; Gauss-Newton products see every k-th time step, k = 1 / fraction."""
-    parts = (observations, targets, weights, *_every_kth(observations, weights, fraction))
+    parts = (observations, targets, weights, *every_kth(observations, weights, fraction))
     return ValueBatch(*(_merged(part) for part in parts))
 
 
-def _every_kth(observations: jax.Array, weights: jax.Array, fraction: float) -> tuple[jax.Array, jax.Array]:
+def every_kth(observations: jax.Array, weights: jax.Array, fraction: float) -> tuple[jax.Array, jax.Array]:
     """Return the observations of every k-th time step, k = 1 / fraction, and their weights, which sum to one."""
-    stride = min(max(round(1.0 / fraction), 1), weights.shape[1])
+    stride = max(round(1.0 / fraction), 1)
     chosen = weights[:, ::stride]
     total = jnp.sum(chosen)
     return observations[:, ::stride], chosen / jnp.where(total > 0, total, 1.0)

@@ -50,7 +50,8 @@ class Policy:
 
         Args:
             observation: [..., observation], as the environment gives it.
-            key: a PRNG key: sample; None: the mean of what sampling would give, clipping included.
+            key: a PRNG key: sample; None: the mean of what sampling would give, clipped where an
+                action is bounded on both sides.
 
         Returns:
             [..., A] within the action bounds.

@@ -215,11 +215,14 @@ class Checkpoints:
         """Return what a seed's checkpoint is ranked by, None where it does not compete for best.
 
         That is whether it has a mean return of the kind that the configuration ranks by, of evaluations or of training,
-        and that return, or the other.
+        and that return, or the other. Off the interval only the run's last competes: when a run was stopped must not
+        decide which policy is best.
 
         Raises:
             DamagedCheckpointError: its manifest cannot be read.
         """
+        if iteration % self._config.record.checkpoint_every and iteration != self._config.total_iterations:
+            return None
         try:
             manifest = read_manifest(self._folder(iteration))
         except CheckpointError as error:

@@ -168,20 +168,23 @@ class _Conclusion:
         reports, best = {}, {}
         for seed, latest in evaluator.iterations.items():
             reports[seed] = summarize(evaluator.run(episodes, policy_seed=seed, watcher=watcher))
-            if (chosen := run.checkpoints.resolve("best", seed)) != latest:
+            try:
+                if (chosen := run.checkpoints.resolve("best", seed)) == latest:
+                    continue
                 policy = run.policy(chosen, policy_seed=seed)
+            except UserError as error:
+                self._console.warn(f"The best policy was not evaluated: {error}")
+            else:
                 best[seed] = chosen, summarize(evaluator.run(episodes, policy=policy, watcher=watcher))
         return reports, best
 
     def _tell(self, reports: dict[int, EvaluationReport], best: dict[int, tuple[int, EvaluationReport]]) -> None:
         for seed, report in reports.items():
-            self._console.note(f"{self._policy('latest', seed)}: {_in_words(report)}")
+            of_seed = f"Seed {seed}, l" if self._config.num_seeds > 1 else "L"
+            self._console.note(f"{of_seed}atest policy: {_in_words(report)}")
             if seed in best and len(reports) == 1:
                 iteration, other = best[seed]
-                self._console.note(f"{self._policy('best', seed)}, of iteration {iteration}: {_in_words(other)}")
-
-    def _policy(self, which: str, seed: int) -> str:
-        return f"Seed {seed}, {which} policy" if self._config.num_seeds > 1 else f"{which.capitalize()} policy"
+                self._console.note(f"Best policy, of iteration {iteration}: {_in_words(other)}")
 
     def _try(self, what: str, write: Callable[[], None]) -> None:
         """Write a file; where the disk does not take it, the run has failed, but goes on to its end."""

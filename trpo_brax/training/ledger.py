@@ -117,12 +117,7 @@ class Ledger:
             self.unwritten = None
 
     def ranks(self, iteration: int, every: int) -> tuple[dict[int, float], dict[int, float]]:
-        """Return each seed's mean return of training over the last `every` iterations, and of the last's evaluation.
-
-        Only checkpoints on the interval compete for best: when a run was stopped must not decide which policy that is.
-        """
-        if iteration % every:
-            return {}, {}
+        """Return each seed's mean return of training over the last `every` iterations, and of the last's evaluation."""
         recent = [row for row in self.records if row["iteration"] > iteration - every]
         means = {seed: mean_return([row for row in recent if row["seed"] == seed]) for seed in self._seeds}
         last = [row for row in recent if row["iteration"] == iteration]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
-from trpo_brax.config import RecordConfig
+import jax.numpy as jnp
+
+from trpo_brax.config import Config, RecordConfig
 from trpo_brax.learner.program import CHUNK_CAPACITY
+from trpo_brax.policy import DiagonalGaussian
 
 _SECONDS_PER_CHUNK = 1.0
 
@@ -41,3 +45,26 @@ class Schedule:
         """Return whether there is to be an evaluation after an iteration."""
         every = self.record.evaluation_interval
         return every > 0 and (iteration % every == 0 or self.checkpoint_due(iteration))
+
+
+def annealing_doubts(config: Config, action_size: int) -> Iterator[str]:
+    """Say where a run ends before its annealing, and where leading the noise moves the policy more than a step may."""
+    if config.anneal_steps is None:
+        return
+    if config.total_steps < config.anneal_steps:
+        yield (
+            f"Training ends before what --anneal-steps {config.anneal_steps:,} leads is where it should be: give it "
+            f"--total-steps {config.total_steps:,} as well, or train for longer."
+        )
+    first, last = config.network.initial_log_std, config.network.final_log_std
+    if last is None:
+        return
+    mean = jnp.zeros(action_size)
+    led = first + (last - first) * min(config.steps_per_iteration / config.anneal_steps, 1.0)
+    kl = float(DiagonalGaussian(mean, jnp.full(action_size, first)).kl(DiagonalGaussian(mean, mean + led)))
+    region = config.trust_region.final_max_kl or config.trust_region.max_kl
+    if kl > region:
+        yield (
+            f"The noise is led so fast that it alone moves the policy by {kl:.2g} nats an iteration, more than the "
+            f"{region:.2g} of the trust region: raise --anneal-steps, or take smaller batches."
+        )

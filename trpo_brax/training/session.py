@@ -30,7 +30,7 @@ from trpo_brax.runs.summary import last_episodes, seen, too_many
 from trpo_brax.training.ledger import Ledger, Row
 from trpo_brax.training.periodic import PeriodicEvaluation, absent, evaluation_line
 from trpo_brax.training.resuming import newest_sound_state
-from trpo_brax.training.schedule import Schedule
+from trpo_brax.training.schedule import Schedule, annealing_doubts
 
 ProgressFunction = Callable[[int, dict[str, Any]], None]
 """(env_steps, record of metrics.jsonl) -> nothing; Brax's convention."""
@@ -125,6 +125,8 @@ class Session:
             f"{self._schedule.total} iterations of {config.steps_per_iteration:,} steps on "
             f"{len(devices)} {devices[0].device_kind} device{'s' if len(devices) > 1 else ''}, into {self._folder.path}"
         )
+        for doubt in annealing_doubts(config, len(self._task.action_low)):
+            console.warn(doubt)
         with console.stage("Compiling"):
             self._program.compile(to_begin=state is None)
         if state is None:
