@@ -1,6 +1,6 @@
 """Run `trpo-brax bench` for several tasks on one device and on all, and keep the figures.
 
-    python experiments/benchmarks.py --tasks inverted_pendulum hopper --critics preset two_steps adam
+    python experiments/benchmarks.py --tasks inverted_pendulum hopper --critics preset one_step two_steps tenth adam
 
 Writes experiments/results/benchmarks/: a JSON of everything that was measured for each task, number of devices and
 critic, and summary.csv with one row each. What has a JSON already is not measured again. Run it on a machine that does
@@ -21,16 +21,18 @@ from typing import Any, Literal
 
 import tyro
 
+from trpo_brax.config import override
 from trpo_brax.environments import brax_task
 from trpo_brax.host.devices import usable_cores
 from trpo_brax.presets import preset
 
 RESULTS = Path(__file__).parent / "results" / "benchmarks"
-CRITICS = {
-    "preset": (),
-    "tenth": ("--critic-fraction", "0.1"),
-    "two_steps": ("--critic-steps", "2"),
-    "adam": ("--critic", "adam", "--critic-epochs", "10", "--critic-minibatches", "8"),
+CRITICS: dict[str, dict[str, Any]] = {
+    "preset": {},
+    "one_step": {"critic_steps": 1},
+    "two_steps": {"critic_steps": 2},
+    "tenth": {"critic_fraction": 0.1},
+    "adam": {"critic": "adam", "critic_epochs": 10, "critic_minibatches": 8},
 }
 """How the critic is fitted: what dynamics.py says each is worth, against what it costs."""
 
@@ -43,7 +45,7 @@ class Arguments:
     """Tasks to measure."""
     devices: tuple[int, ...] = (1, usable_cores())
     """CPU devices to measure on."""
-    critics: tuple[Literal["preset", "tenth", "two_steps", "adam"], ...] = ("preset",)
+    critics: tuple[Literal["preset", "one_step", "two_steps", "tenth", "adam"], ...] = ("preset",)
     """Ways of fitting the critic; all but the preset's on the most devices alone."""
     repeats: int = 5
     """Timed repeats; medians are kept."""
@@ -109,11 +111,15 @@ def main(arguments: Arguments) -> None:
     most = max(arguments.devices)
     for task, devices, critic in itertools.product(arguments.tasks, sorted(set(arguments.devices)), arguments.critics):
         file = RESULTS / f"{task}-{devices}-{critic}.json"
-        if file.is_file() or (devices < most and critic != "preset"):
+        changed, other = override(preset(task), **CRITICS[critic]), critic != "preset"
+        if file.is_file() or (other and (devices < most or changed == preset(task))):
             continue
         # How long a start takes does not depend on the number of devices: it is timed once.
         start = () if (devices, critic) == (most, "preset") else ("--skip-start",)
-        report = {"critic": critic, **bench(task, devices, arguments.repeats, *start, *CRITICS[critic])}
+        words = (
+            word for name, value in CRITICS[critic].items() for word in (f"--{name.replace('_', '-')}", f"{value}")
+        )
+        report = {"critic": critic, **bench(task, devices, arguments.repeats, *start, *words)}
         file.write_text(json.dumps(report, indent=1) + "\n")
     reports = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*-[0-9]*-*.json"))]
     rows = [summary_row(report) for report in reports]
