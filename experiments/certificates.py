@@ -41,8 +41,10 @@ class Arguments:
 
     tasks: tuple[str, ...] = ("inverted_pendulum", "hopper")
     """Tasks."""
+    seed: int = 0
+    """First seed."""
     num_seeds: int = 3
-    """Seeds, from 0."""
+    """Seeds."""
     runs_dir: Path = Path("runs/certificates")
     """Where the run folders are kept."""
 
@@ -119,7 +121,7 @@ def main(arguments: Arguments) -> None:
             known = {one["task"]: one for one in csv.DictReader(file)}
     for task in arguments.tasks:
         folder = arguments.runs_dir / task
-        config = tb.override(tb.preset(task), num_seeds=arguments.num_seeds)
+        config = tb.override(tb.preset(task), seed=arguments.seed, num_seeds=arguments.num_seeds)
         run = tb.train(config, run_dir=folder, resume=(folder / "config.json").is_file())
         if run.summary["status"] != "finished":
             raise SystemExit(f"{folder} was stopped; start the script again to go on.")

@@ -47,8 +47,10 @@ class Arguments:
 
     tasks: tuple[str, ...] = ("inverted_pendulum", "inverted_double_pendulum", "reacher", "hopper", "walker2d")
     """Tasks to train."""
+    seed: int = 0
+    """First seed of each task."""
     num_seeds: int = 10
-    """Seeds of each task, from 0."""
+    """Seeds of each task."""
     runs_dir: Path = Path("runs/learning")
     """Where the run folders are kept."""
     cpu_devices: int | None = None
@@ -59,6 +61,7 @@ def run(task: str, arguments: Arguments) -> tb.Run:
     """Train one task with all seeds, or go on with it, or open it if it is finished."""
     config = tb.override(
         tb.preset(task),
+        seed=arguments.seed,
         num_seeds=arguments.num_seeds,
         cpu_devices=arguments.cpu_devices,
         final_evaluation_episodes=0,

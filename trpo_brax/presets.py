@@ -25,7 +25,6 @@ _WALKING: dict[str, Any] = {
     "num_envs": 64,
     "fisher_fraction": 0.2,
     "initial_log_std": 0.0,
-    "final_log_std": -1.0,
     "critic_steps": 2,
 }
 
@@ -45,9 +44,9 @@ PRESETS: dict[str, Config] = {
         trace_decay=0.95,
         fisher_fraction=0.2,
     ),
-    "hopper": _annealed("hopper", 10_000_000, **_WALKING),
+    "hopper": _annealed("hopper", 10_000_000, **_WALKING, final_log_std=-0.75),
     # With the discount of hopper one seed in five does not learn to run.
-    "walker2d": _annealed("walker2d", 10_000_000, **_WALKING, discount=0.995),
+    "walker2d": _annealed("walker2d", 10_000_000, **_WALKING, final_log_std=-1.0, discount=0.995),
     "halfcheetah": override(_LOCOMOTION, task="halfcheetah", total_steps=10_000_000),
     "ant": override(_LOCOMOTION, task="ant", total_steps=10_000_000),
     "humanoid": override(_LOCOMOTION, task="humanoid", total_steps=20_000_000),
