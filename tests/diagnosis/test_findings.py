@@ -399,9 +399,5 @@ def committed() -> list[tuple[str, str, list[dict[str, Any]]]]:
 )
 def test_nothing_is_found_in_real_runs_that_learned(task: str, seed: str, records: list[dict[str, Any]]) -> None:
     """Nor while they were under way."""
-    # By its mode this one, of a shorter preset, ended at 881, and at 991 by samples.
-    known = {"mean_action_below_samples"} if (task, seed) == ("inverted_pendulum", "5") else set()
     for count in (len(records), 60, 40, 25, 12, 6):
-        found = {finding.name for finding in diagnose(records[:count], preset(task))}
-        assert found <= known, (task, seed, count)
-    assert {finding.name for finding in diagnose(records, preset(task))} == known
+        assert not diagnose(records[:count], preset(task)), count
