@@ -88,7 +88,8 @@ def verify_exported(run: tb.Run, console: Console) -> None:
         return
     artifact = export(run)
     listener = Listener(counting=console.counting, note=console.note)
-    found = verify(artifact, run, listener=listener).to_dict() | {"policy_sha256": fingerprint}
+    found = verify(artifact, run, listener=listener).to_dict()
+    found |= {"artifact": Path(found["artifact"]).name, "policy_sha256": fingerprint}
     file.write_text(json.dumps(found, indent=1) + "\n")
 
 
