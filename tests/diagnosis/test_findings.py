@@ -292,6 +292,23 @@ class TestMadeRuns:
         late = {"episode_return_mean": lambda i: 3.0 + (-1) ** i * 0.5 + max(i - 40, 0)}
         assert "entropy_collapse" in found(rows(**falls, **late))
 
+        assert "entropy_collapse" not in found(rows(**falls, **FLAT), final_log_std=-2.0, anneal_steps=1), "it is led"
+
+    @pytest.mark.parametrize(
+        ("evaluated", "episodes", "anneal_steps", "is_found"),
+        [(500.0, 100, None, True), (500.0, 2, None, False), (590.0, 100, None, False)]
+        + [(500.0, 100, 60_000, True), (500.0, 100, 60_001, False)],
+        ids=["far below", "few samples", "close", "noise led", "noise under way"],
+    )
+    def test_a_mean_action_below_samples(
+        self, evaluated: float, episodes: int, anneal_steps: int | None, is_found: bool
+    ) -> None:
+        """Samples reach 600 +- 50 after 60,000 steps; four standard errors of both means are 27 or 142."""
+        columns = {"evaluation_return_mean": evaluated, "evaluation_return_std": 50.0, "episodes": episodes}
+        led = {} if anneal_steps is None else {"final_log_std": -2.0, "anneal_steps": anneal_steps}
+        told = found(rows(**columns, env_steps=lambda i: 1000 * i), **led)
+        assert ("mean_action_below_samples" in told) == is_found
+
     def test_entropy_below_the_floor_is_a_note_where_the_return_rose(self) -> None:
         low = {"entropy": lambda i: 0.919 - 0.1 * i}
         finding = found(rows(**low))["entropy_collapse"]

@@ -177,6 +177,9 @@ def mean_action_below_samples(evidence: Evidence) -> Finding | None:
     if not places.size:
         return None
     last = int(places[-1])
+    led = evidence.config.network.final_log_std is not None
+    if led and evidence.column("env_steps")[last] < (evidence.config.anneal_steps or 0):
+        return None  # with as much noise as is still to go
     shortfall = sampled[last] - evaluated[last]
     spreads = (evidence.column(name)[last] for name in ("evaluation_return_std", "episode_return_std"))
     episodes = evidence.config.record.eval_episodes, max(evidence.column("episodes")[last], 1.0)
