@@ -296,8 +296,13 @@ class TestMadeRuns:
 
     @pytest.mark.parametrize(
         ("evaluated", "episodes", "anneal_steps", "is_found"),
-        [(500.0, 100, None, True), (500.0, 2, None, False), (590.0, 100, None, False)]
-        + [(500.0, 100, 60_000, True), (500.0, 100, 60_001, False)],
+        [
+            (500.0, 100, None, True),
+            (500.0, 2, None, False),
+            (590.0, 100, None, False),
+            (500.0, 100, 60_000, True),
+            (500.0, 100, 60_001, False),
+        ],
         ids=["far below", "few samples", "close", "noise led", "noise under way"],
     )
     def test_a_mean_action_below_samples(
