@@ -180,9 +180,9 @@ class _Conclusion:
 
     def _tell(self, reports: dict[int, EvaluationReport], best: dict[int, tuple[int, EvaluationReport]]) -> None:
         for seed, report in reports.items():
-            of_seed = f"Seed {seed}, l" if self._config.num_seeds > 1 else "L"
-            self._console.note(f"{of_seed}atest policy: {_in_words(report)}")
-            if seed in best and len(reports) == 1:
+            several = len(reports) > 1
+            self._console.note(f"{f'Seed {seed}, latest' if several else 'Latest'} policy: {_in_words(report)}")
+            if seed in best and not several:
                 iteration, other = best[seed]
                 self._console.note(f"Best policy, of iteration {iteration}: {_in_words(other)}")
 
