@@ -87,15 +87,32 @@ def judgement(setting: Setting, trajectory: Trajectory) -> Judgement:
     return setting.judge(trajectory)
 
 
-def test_peer_defect_01_a_rejected_step_restores_the_parameters(setting: Setting) -> None:
+def raw_of(setting: Setting, judgement: Judgement) -> jax.Array:
+    """Return observations [N, T, observation] as they were; nothing is clipped in this task."""
+    return judgement.observations * setting.state.statistics.std() + setting.state.statistics.mean
+
+
+def acts(setting: Setting, state: TrainState, raw: jax.Array) -> Any:
+    """Return what a state's policy draws from, on raw observations."""
+    normalized = state.statistics.normalize(raw, setting.config.network.observation_clip)
+    return setting.networks.distribution(state.policy, normalized)
+
+
+def test_peer_defect_01_a_rejected_step_restores_the_parameters(setting: Setting, judgement: Judgement) -> None:
     """Tianshou (before 2026) kept the last candidate when every one was refused.
 
     At 1000 nats the quadratic model is far from the divergence, so both of two trials, far from the old policy, are
-    refused: it stays bit for bit, and the rest goes on.
+    refused: it stays bit for bit, and the rest goes on; then it is the same policy for statistics that moved.
     """
-    after, metrics = setting.iterate(max_kl=1e3, line_search_steps=2, damping=1e-3)
+    changes = {"max_kl": 1e3, "line_search_steps": 2, "damping": 1e-3}
+    step = jax.jit(setting.iteration(**changes).improve)(setting.state, judgement)
+    assert_bit_identical(step.parameters, setting.state.policy)
+    after, metrics = setting.iterate(**changes)
     assert int(metrics["step_outcome"]) != 0 and int(metrics["line_search_trials"]) == 2
-    assert_bit_identical(after.policy, setting.state.policy)
+    raw = raw_of(setting, judgement)
+    np.testing.assert_allclose(
+        acts(setting, after, raw).mean, acts(setting, setting.state, raw).mean, rtol=1e-5, atol=1e-6
+    )
     assert float(metrics["kl_mean"]) == float(metrics["surrogate_improvement"]) == float(metrics["step_fraction"]) == 0
     assert int(after.iteration) == 4
     assert float(after.statistics.count) > float(setting.state.statistics.count)
@@ -112,9 +129,9 @@ def test_a_standard_deviation_that_is_led_is_moved_by_no_step(
     after, metrics = led.iterate(final_log_std=-2.5, anneal_steps=800, **refused)
     assert (int(metrics["step_outcome"]) == 0) == (float(metrics["kl_mean"]) > 1e-3) == accepted
     np.testing.assert_allclose(after.policy["params"]["log_std"], -0.5 + 0.4 * (-2.5 + 0.5), rtol=1e-6)
-    old, new = (led.networks.distribution(one, judgement.observations) for one in (setting.state.policy, after.policy))
+    old, new = (acts(led, state, raw_of(setting, judgement)) for state in (setting.state, after))
     moved = (np.float64(new.mean) - np.float64(old.mean)) / np.exp(np.float64(old.log_std))
-    np.testing.assert_allclose(metrics["kl_mean"], np.mean(np.square(moved).sum(axis=-1)) / 2, rtol=1e-4)
+    np.testing.assert_allclose(metrics["kl_mean"], np.mean(np.square(moved).sum(axis=-1)) / 2, rtol=1e-4, atol=1e-10)
 
 
 def test_peer_defect_05_observation_statistics_stay_until_the_end_and_then_move(
@@ -133,7 +150,7 @@ def test_peer_defect_05_observation_statistics_stay_until_the_end_and_then_move(
         sampled = distribution.mean[:, time] + jnp.exp(distribution.log_std) * noise
         np.testing.assert_allclose(judgement.actions[:, time], sampled, rtol=1e-5, atol=1e-6)
     after, _ = iterated
-    raw = judgement.observations * statistics.std() + statistics.mean  # nothing is clipped in this task
+    raw = raw_of(setting, judgement)
     total = float(statistics.count) + 80
     mean = (float(statistics.count) * np.asarray(statistics.mean) + raw.sum(axis=(0, 1))) / total
     assert float(after.statistics.count) == total
@@ -160,8 +177,8 @@ def test_the_critic_is_told_how_much_it_explains_of_what_was_observed(
     assert 0 < np.sum(transitions.done) < 80
     left = np.var(returns[:, :-1] - value(trajectory.observations))
     explained = float(iterated[1]["explained_variance_of_returns"])
-    assert explained == pytest.approx(1 - left / np.var(returns[:, :-1]), abs=1e-3)
-    assert abs(explained - float(iterated[1]["explained_variance"])) > 1e-2
+    assert explained == pytest.approx(1 - left / np.var(returns[:, :-1]), abs=1e-4)
+    assert abs(explained - float(iterated[1]["explained_variance"])) > 1e-3
 
 
 def test_advantages_reach_the_step_centred_and_scaled_once_over_the_batch(judgement: Judgement) -> None:

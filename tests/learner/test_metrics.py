@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from types import SimpleNamespace
@@ -147,9 +146,8 @@ class TestRecords:
         for iteration in (2, 4):
             told = records[iteration - 1]["parameter_fingerprint"]
             assert told == f"{int(fingerprint(run.policy(iteration).parameters)):08x}"
-        prints = [row["parameter_fingerprint"] for row in records]
-        changes = [one != other for one, other in itertools.pairwise(prints)]
-        assert changes == [row["step_outcome"] == "accepted" for row in records[1:]]
+        prints = {row["parameter_fingerprint"] for row in records}
+        assert len(prints) == len(records), "parameters follow the statistics even where no step is taken"
 
     def test_no_value_is_null(self, endless: Run) -> None:
         for row in read(endless):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.references import Array
 from trpo_brax.config import NetworkConfig
-from trpo_brax.policy import ActionBounds, CriticParameters, Networks
+from trpo_brax.policy import ActionBounds, CriticParameters, Networks, ObservationStatistics
 
 OBSERVATION, ACTION = 5, 3
 BOUNDS = ActionBounds((-1.0, -2.0, -np.inf), (1.0, 2.0, np.inf))
@@ -173,3 +174,28 @@ def test_units_that_cannot_be_are_refused(critic: CriticParameters, mean: float,
     for before, after in zip(layers_of(ours.network), layers_of(changed.network), strict=True):
         np.testing.assert_allclose(after["kernel"], before["kernel"], rtol=1e-6)
         np.testing.assert_allclose(after["bias"], before["bias"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden_sizes", [(16, 8), ()])
+def test_statistics_that_move_leave_the_functions_of_raw_observations(hidden_sizes: tuple[int, ...]) -> None:
+    """Except for the two components that jump: their weights are what they were. In float64 NumPy, by hand."""
+    config = dataclasses.replace(CONFIG, policy_hidden_sizes=hidden_sizes, critic_hidden_sizes=hidden_sizes)
+    networks = Networks.build(config, OBSERVATION, BOUNDS)
+    rng = np.random.default_rng(3)
+    policy, critic = networks.initial_policy(jax.random.PRNGKey(0)), networks.initial_critic(jax.random.PRNGKey(1))
+    policy, critic = jax.tree.map(lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape), (policy, critic))
+    mean, std = np.array([5.0, -1.0, 0.0, 300.0, 0.0]), np.array([0.1, 2.0, 1.0, 50.0, 1e-3])
+    old = ObservationStatistics(jnp.float32(10.0), jnp.asarray(mean), jnp.asarray(10 * std**2))
+    new_mean, new_std = mean + std * [0.5, -0.8, 0.0, 40.0, 0.1], std * [1.9, 0.8, 1.0, 1.2, 30.0]
+    new = ObservationStatistics(jnp.float32(20.0), jnp.asarray(new_mean), jnp.asarray(20 * new_std**2))
+    moved = networks.following(policy, critic, old, new)
+    observations = mean + std * rng.standard_normal((50, OBSERVATION))
+    before, after = (observations - mean) / std, (observations - new_mean) / new_std
+    before[:, 3:] = after[:, 3:]
+    for ours, theirs in ((moved[0], policy), (moved[1].network, critic.network)):
+        expected = forward(layers_of(theirs), before, "tanh")
+        np.testing.assert_allclose(forward(layers_of(ours), after, "tanh"), expected, atol=1e-5)
+        assert np.std(expected) > 0.1
+    jax.tree.map(np.testing.assert_array_equal, (moved[1].mean, moved[1].std), (critic.mean, critic.std))
+    unready = ObservationStatistics.empty(OBSERVATION)
+    jax.tree.map(np.testing.assert_array_equal, networks.following(policy, critic, unready, new), (policy, critic))

@@ -25,7 +25,7 @@ from trpo_brax.algorithm import (
 )
 from trpo_brax.config import Config
 from trpo_brax.environments import EnvironmentState, VectorizedEnvironment
-from trpo_brax.learner.metrics import Metrics, experience_metrics, step_metrics
+from trpo_brax.learner.metrics import Metrics, experience_metrics, fingerprint, step_metrics
 from trpo_brax.learner.rollout import Trajectory, rollout
 from trpo_brax.learner.state import TrainState, critic_optimizer
 from trpo_brax.learner.steps import every_kth, policy_batch, policy_step, value_batch
@@ -89,16 +89,18 @@ class Iteration:
         judgement = self.judge(state, trajectory)
         step = self.improve(state, judgement)
         critic, fit = self.fit(state, judgement)
+        statistics = state.statistics.updated(trajectory.observations, trajectory.transitions.valid)
+        policy, critic = self.networks.following(step.parameters, critic, state.statistics, statistics)
         new_state = TrainState(
             iteration=state.iteration + 1,
             key=state.key,
-            policy=step.parameters,
+            policy=policy,
             critic=critic,
             critic_optimizer=fit.optimizer_state,
-            statistics=state.statistics.updated(trajectory.observations, trajectory.transitions.valid),
+            statistics=statistics,
             environments=environments,
         )
-        return new_state, self.describe(state, trajectory, judgement, step, fit, new_state.statistics), trajectory
+        return new_state, self.describe(state, trajectory, judgement, step, fit, new_state), trajectory
 
     def gather(self, state: TrainState) -> tuple[EnvironmentState, Trajectory]:
         """Step every environment `unroll_length` times with actions sampled from the policy."""
@@ -245,9 +247,9 @@ class Iteration:
         judgement: Judgement,
         step: TrustRegionStep,
         fit: CriticFit,
-        statistics: ObservationStatistics,
+        new_state: TrainState,
     ) -> Metrics:
-        """Return the metrics of each phase of the iteration that began with `state` and left `statistics`, merged."""
+        """Return the metrics of each phase of the iteration that began with `state` and left `new_state`, merged."""
         settings, evaluation = self.config.trust_region, step.taken.evaluation
         # A_raw = std A + mean, so its surrogate needs no second pass over the batch.
         gain = judgement.advantage_std * evaluation.improvement + judgement.advantage_mean * evaluation.ratio_excess
@@ -260,21 +262,23 @@ class Iteration:
             # Targets contain V, which flatters it.
             "explained_variance_of_returns": explained_variance(judgement.values, judgement.returns, judgement.weights),
             "entropy": jnp.mean(entropy),
+            "parameter_fingerprint": fingerprint(new_state.policy),
             "max_kl": self.max_kl(state),
             "damping": jnp.float32(settings.damping),
             "critic_loss": fit.loss,
-            "normalisation_kl": self._normalisation_kl(step.parameters, trajectory, state.statistics, statistics),
+            "normalisation_kl": self._normalisation_kl(trajectory, (step.parameters, state.statistics), new_state),
         }
 
     def _normalisation_kl(
-        self, policy: Any, trajectory: Trajectory, old: ObservationStatistics, new: ObservationStatistics
+        self, trajectory: Trajectory, stepped: tuple[Any, ObservationStatistics], new_state: TrainState
     ) -> jax.Array:
-        """Return the mean KL [], in nats, of one policy's actions under two statistics: no trust region bounds it."""
+        """Return the mean KL [], in nats, of the policy that was stepped to from the one that acts next."""
         weights = sample_weights(trajectory.transitions.valid)
         observations, weights = every_kth(trajectory.observations, weights, self.config.trust_region.fisher_fraction)
         clip = self.config.network.observation_clip
         before, after = (
-            self.networks.distribution(policy, statistics.normalize(observations, clip)) for statistics in (old, new)
+            self.networks.distribution(policy, statistics.normalize(observations, clip))
+            for policy, statistics in (stepped, (new_state.policy, new_state.statistics))
         )
         return weighted_mean(before.kl(after), weights)
 

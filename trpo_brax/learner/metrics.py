@@ -63,7 +63,6 @@ def step_metrics(
         "improvement_lower_bound": improvement_lower_bound(
             surrogate_gain, advantage_max_abs, evaluation.kl_max, discount
         ),
-        "parameter_fingerprint": fingerprint(step.parameters),
     }
 
 

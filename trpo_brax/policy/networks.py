@@ -15,6 +15,7 @@ from flax import struct
 from trpo_brax.config import NetworkConfig
 from trpo_brax.policy.actions import ActionBounds
 from trpo_brax.policy.distributions import DiagonalGaussian
+from trpo_brax.policy.observation_statistics import ObservationStatistics
 
 Parameters = Any
 
@@ -124,6 +125,19 @@ class CriticParameters:
         return jax.tree.map(lambda ours, theirs: jnp.where(finite & (std > 0), ours, theirs), new, self)
 
 
+def _following(layers: Parameters, old: ObservationStatistics, new: ObservationStatistics) -> Parameters:
+    """Return layers that are for observations normalised by `new` what `layers` are for those normalised by `old`."""
+    name = "Dense_0" if "Dense_0" in layers else "output"
+    kernel, bias = layers[name]["kernel"], layers[name]["bias"]
+    growth, shift = new.std() / old.std(), (new.mean - old.mean) / old.std()
+    # Where a component jumps, the functions knew nothing of where it is now, and what they made of it when it hardly
+    # varied is a wall there. Before there are statistics none is known.
+    known = old.ready & (growth < 2) & (jnp.abs(shift) < 1)
+    growth, shift = jnp.where(known, growth, 1.0), jnp.where(known, shift, 0.0)
+    bias = bias + jnp.matmul(shift, kernel, precision="highest")
+    return {**layers, name: {"kernel": kernel * growth[:, None], "bias": bias}}
+
+
 @dataclasses.dataclass(frozen=True)
 class Networks:
     """Policy and critic of one task: fixed sizes, no parameters."""
@@ -155,6 +169,20 @@ class Networks:
         """Return policy parameters with this log standard deviation [] for every action component."""
         layers = policy["params"]
         return {"params": {**layers, "log_std": jnp.full_like(layers["log_std"], log_std)}}
+
+    def following(
+        self, policy: Parameters, critic: CriticParameters, old: ObservationStatistics, new: ObservationStatistics
+    ) -> tuple[Parameters, CriticParameters]:
+        """Return the same functions of raw observations, of a policy and a critic that saw them normalised by `old`.
+
+        What CriticParameters.in_units does at the output, done at the input: with W' = W s'/s and
+        b' = b + W (m' - m)/s a first layer W z + b is, for z' = (x - m')/s', what it was for z = (x - m)/s. Otherwise
+        statistics that move would move the policy, and no trust region bounds that.
+        """
+        moved = {**policy["params"]}
+        moved["MultilayerPerceptron_0"] = _following(moved["MultilayerPerceptron_0"], old, new)
+        network = {"params": _following(critic.network["params"], old, new)}
+        return {"params": moved}, dataclasses.replace(critic, network=network)
 
     def initial_critic(self, key: jax.Array) -> CriticParameters:
         """Return fresh critic parameters in units of mean 0 and standard deviation 1."""
