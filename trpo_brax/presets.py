@@ -19,12 +19,12 @@ def _annealed(task: str, steps: int, *, final_log_std: float, **others: Any) -> 
 # Not tuned.
 _LOCOMOTION = override(Config(), num_envs=512, discount=0.99, trace_decay=0.97, fisher_fraction=0.03)
 
-# In as many steps small batches walk further. What a better critic judges falls less, and so does what keeps some of
-# the noise that it learned to walk with.
+# In as many steps small batches walk further; what keeps some of the noise that it learned to walk with falls less.
 _WALKING: dict[str, Any] = {
     "num_envs": 64,
     "fisher_fraction": 0.2,
     "initial_log_std": 0.0,
+    "final_log_std": -0.75,
     "critic_steps": 2,
 }
 
@@ -44,9 +44,9 @@ PRESETS: dict[str, Config] = {
         trace_decay=0.95,
         fisher_fraction=0.2,
     ),
-    "hopper": _annealed("hopper", 10_000_000, **_WALKING, final_log_std=-0.75),
+    "hopper": _annealed("hopper", 10_000_000, **_WALKING),
     # With the discount of hopper one seed in five does not learn to run.
-    "walker2d": _annealed("walker2d", 10_000_000, **_WALKING, final_log_std=-1.0, discount=0.995),
+    "walker2d": _annealed("walker2d", 10_000_000, **_WALKING, discount=0.995),
     "halfcheetah": override(_LOCOMOTION, task="halfcheetah", total_steps=10_000_000),
     "ant": override(_LOCOMOTION, task="ant", total_steps=10_000_000),
     "humanoid": override(_LOCOMOTION, task="humanoid", total_steps=20_000_000),
