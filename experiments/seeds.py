@@ -32,6 +32,7 @@ def trained(config: Config, folder: Path) -> tb.Run:
 def seed_rows(run: tb.Run, names: Row) -> list[Row]:
     """Return a row a seed, which begins with `names`."""
     provenance = json.loads((run.path / "provenance.json").read_text())
+    kind = provenance["devices"][0].partition(" ")[2]
     records = run.metrics()
     evaluator = Evaluator(run, episodes=EPISODES)
     rows = []
@@ -48,7 +49,7 @@ def seed_rows(run: tb.Run, names: Row) -> list[Row]:
                 **{name: short(getattr(report, name)) for name in _EVALUATION},
                 "sampled_return": short(statistics.mean([value for value in returns if value is not None][-5:])),
                 "commit": provenance["git"]["commit"][:12],
-                "processor": provenance["processor"],
+                "processor": provenance["processor"] if kind == "cpu" else kind,
                 "devices": len(provenance["devices"]),
                 "jax": provenance["versions"]["jax"],
                 "brax": provenance["versions"]["brax"],
