@@ -106,8 +106,10 @@ def test_peer_defect_01_a_rejected_step_restores_the_parameters(setting: Setting
     """
     changes = {"max_kl": 1e3, "line_search_steps": 2, "damping": 1e-3}
     step = jax.jit(setting.iteration(**changes).improve)(setting.state, judgement)
+    assert int(step.taken.outcome) != 0
     assert_bit_identical(step.parameters, setting.state.policy)
     after, metrics = setting.iterate(**changes)
+    assert_bit_identical(after.policy["params"]["log_std"], setting.state.policy["params"]["log_std"])
     assert int(metrics["step_outcome"]) != 0 and int(metrics["line_search_trials"]) == 2
     raw = raw_of(setting, judgement)
     np.testing.assert_allclose(
@@ -155,6 +157,16 @@ def test_peer_defect_05_observation_statistics_stay_until_the_end_and_then_move(
     mean = (float(statistics.count) * np.asarray(statistics.mean) + raw.sum(axis=(0, 1))) / total
     assert float(after.statistics.count) == total
     np.testing.assert_allclose(after.statistics.mean, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_the_critic_that_was_fitted_is_the_same_function_for_statistics_that_moved(
+    setting: Setting, judgement: Judgement, iterated: tuple[TrainState, dict[str, Any]]
+) -> None:
+    fitted = jax.jit(setting.iteration().fit)(setting.state, judgement)[0]
+    after, _ = iterated
+    normalized = after.statistics.normalize(raw_of(setting, judgement), setting.config.network.observation_clip)
+    expected = setting.networks.value(fitted, judgement.observations)
+    np.testing.assert_allclose(setting.networks.value(after.critic, normalized), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_critic_is_told_how_much_it_explains_of_what_was_observed(

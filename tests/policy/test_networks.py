@@ -186,7 +186,7 @@ def test_statistics_that_move_leave_the_functions_of_raw_observations(hidden_siz
     policy, critic = jax.tree.map(lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape), (policy, critic))
     mean, std = np.array([5.0, -1.0, 0.0, 300.0, 0.0]), np.array([0.1, 2.0, 1.0, 50.0, 1e-3])
     old = ObservationStatistics(jnp.float32(10.0), jnp.asarray(mean), jnp.asarray(10 * std**2))
-    new_mean, new_std = mean + std * [0.5, -0.8, 0.0, 40.0, 0.1], std * [1.9, 0.8, 1.0, 1.2, 30.0]
+    new_mean, new_std = mean + std * [0.5, -0.8, 0.0, -40.0, 0.1], std * [1.9, 0.8, 1.0, 1.2, 30.0]
     new = ObservationStatistics(jnp.float32(20.0), jnp.asarray(new_mean), jnp.asarray(20 * new_std**2))
     moved = networks.following(policy, critic, old, new)
     observations = mean + std * rng.standard_normal((50, OBSERVATION))
@@ -198,4 +198,7 @@ def test_statistics_that_move_leave_the_functions_of_raw_observations(hidden_siz
         assert np.std(expected) > 0.1
     jax.tree.map(np.testing.assert_array_equal, (moved[1].mean, moved[1].std), (critic.mean, critic.std))
     unready = ObservationStatistics.empty(OBSERVATION)
-    jax.tree.map(np.testing.assert_array_equal, networks.following(policy, critic, unready, new), (policy, critic))
+    huge = jax.tree.map(lambda leaf: 2.5e38 * jnp.ones_like(leaf), policy)
+    for given, before_it, after_it in ((policy, unready, new), (policy, old, old), (huge, old, new)):
+        kept = networks.following(given, critic, before_it, after_it)[0]
+        jax.tree.map(np.testing.assert_array_equal, kept, given)

@@ -26,10 +26,9 @@ ORDER = (
     *("max_kl", "damping", "cg_iterations", "cg_relative_residual"),
     *("line_search_trials", "step_fraction", "step_outcome"),
     *("surrogate_improvement_predicted", "surrogate_improvement", "kl_mean", "kl_max", "improvement_lower_bound"),
-    *("entropy", "parameter_fingerprint"),
-    *("critic_loss", "normalisation_kl"),
+    *("entropy", "critic_loss", "parameter_fingerprint", "normalisation_kl"),
 )
-"""Quantities in the order in which an iteration computes them: rollout, advantages, policy step, critic.
+"""Quantities in the order in which an iteration computes them: rollout, advantages, policy step, critic, statistics.
 
 What differs makes all that is computed from it differ too: the first in this order is the nearest to the cause.
 """

@@ -135,9 +135,9 @@ def _pieces(iteration: Iteration) -> list[_Piece]:
         ),
         _Piece(
             "observation statistics",
-            lambda state, rollout: state.statistics.updated(rollout.observations, rollout.transitions.valid),
-            ("state", "rollout"),
-            lambda made, statistics: _not_finite(statistics) + _unmoved(made["state"], statistics),
+            lambda state, rollout, step, fitted: iteration.fold(state, rollout, step, fitted.critic),
+            ("state", "rollout", "trust-region step", "critic fit"),
+            lambda made, folded: _not_finite(folded) + _unmoved(made["state"], folded.statistics),
         ),
     ]
 

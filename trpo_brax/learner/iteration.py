@@ -62,6 +62,14 @@ class Judgement(NamedTuple):
     """[]"""
 
 
+class Folded(NamedTuple):
+    """What acts and judges in the next iteration."""
+
+    policy: Any
+    critic: CriticParameters
+    statistics: ObservationStatistics
+
+
 @dataclasses.dataclass(frozen=True)
 class Iteration:
     """TRPO's iteration for one configuration, task and pair of networks: its phases, and `__call__`, their sequence.
@@ -82,25 +90,24 @@ class Iteration:
     def with_batch(self, state: TrainState) -> tuple[TrainState, Metrics, Trajectory]:
         """Gather experience, step the policy within its trust region, fit the critic, fold in the observations.
 
-        Before observations have statistics only those are gathered: parameters that learned from raw observations
-        would be another policy and another critic on normalised ones.
+        Before observations have statistics only those are gathered: raw ones are of any size, so that a step on them
+        is of no use for normalised ones.
         """
         environments, trajectory = self.gather(state)
         judgement = self.judge(state, trajectory)
         step = self.improve(state, judgement)
         critic, fit = self.fit(state, judgement)
-        statistics = state.statistics.updated(trajectory.observations, trajectory.transitions.valid)
-        policy, critic = self.networks.following(step.parameters, critic, state.statistics, statistics)
+        folded = self.fold(state, trajectory, step, critic)
         new_state = TrainState(
             iteration=state.iteration + 1,
             key=state.key,
-            policy=policy,
-            critic=critic,
+            policy=folded.policy,
+            critic=folded.critic,
             critic_optimizer=fit.optimizer_state,
-            statistics=statistics,
+            statistics=folded.statistics,
             environments=environments,
         )
-        return new_state, self.describe(state, trajectory, judgement, step, fit, new_state), trajectory
+        return new_state, self.describe(state, trajectory, judgement, step, fit, folded), trajectory
 
     def gather(self, state: TrainState) -> tuple[EnvironmentState, Trajectory]:
         """Step every environment `unroll_length` times with actions sampled from the policy."""
@@ -240,6 +247,13 @@ class Iteration:
         kept, optimizer_state = tree_where(state.statistics.ready, fitted, before)
         return kept, fit._replace(optimizer_state=optimizer_state)
 
+    def fold(
+        self, state: TrainState, trajectory: Trajectory, step: TrustRegionStep, critic: CriticParameters
+    ) -> Folded:
+        """Fold the observations into their statistics, which policy and critic follow."""
+        statistics = state.statistics.updated(trajectory.observations, trajectory.transitions.valid)
+        return Folded(*self.networks.following(step.parameters, critic, state.statistics, statistics), statistics)
+
     def describe(
         self,
         state: TrainState,
@@ -247,9 +261,9 @@ class Iteration:
         judgement: Judgement,
         step: TrustRegionStep,
         fit: CriticFit,
-        new_state: TrainState,
+        folded: Folded,
     ) -> Metrics:
-        """Return the metrics of each phase of the iteration that began with `state` and left `new_state`, merged."""
+        """Return the metrics of each phase of the iteration that began with `state`, merged."""
         settings, evaluation = self.config.trust_region, step.taken.evaluation
         # A_raw = std A + mean, so its surrogate needs no second pass over the batch.
         gain = judgement.advantage_std * evaluation.improvement + judgement.advantage_mean * evaluation.ratio_excess
@@ -262,23 +276,23 @@ class Iteration:
             # Targets contain V, which flatters it.
             "explained_variance_of_returns": explained_variance(judgement.values, judgement.returns, judgement.weights),
             "entropy": jnp.mean(entropy),
-            "parameter_fingerprint": fingerprint(new_state.policy),
+            "parameter_fingerprint": fingerprint(folded.policy),
             "max_kl": self.max_kl(state),
             "damping": jnp.float32(settings.damping),
             "critic_loss": fit.loss,
-            "normalisation_kl": self._normalisation_kl(trajectory, (step.parameters, state.statistics), new_state),
+            "normalisation_kl": self._normalisation_kl(
+                trajectory, (step.parameters, state.statistics), (folded.policy, folded.statistics)
+            ),
         }
 
-    def _normalisation_kl(
-        self, trajectory: Trajectory, stepped: tuple[Any, ObservationStatistics], new_state: TrainState
-    ) -> jax.Array:
-        """Return the mean KL [], in nats, of the policy that was stepped to from the one that acts next."""
+    def _normalisation_kl(self, trajectory: Trajectory, *policies: tuple[Any, ObservationStatistics]) -> jax.Array:
+        """Return the mean KL [], in nats, of the second policy from the first, each under its own statistics."""
         weights = sample_weights(trajectory.transitions.valid)
         observations, weights = every_kth(trajectory.observations, weights, self.config.trust_region.fisher_fraction)
         clip = self.config.network.observation_clip
         before, after = (
             self.networks.distribution(policy, statistics.normalize(observations, clip))
-            for policy, statistics in (stepped, (new_state.policy, new_state.statistics))
+            for policy, statistics in policies
         )
         return weighted_mean(before.kl(after), weights)
 

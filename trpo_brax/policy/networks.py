@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from optax.tree_utils import tree_where
 
 from trpo_brax.config import NetworkConfig
 from trpo_brax.policy.actions import ActionBounds
@@ -132,10 +133,11 @@ def _following(layers: Parameters, old: ObservationStatistics, new: ObservationS
     growth, shift = new.std() / old.std(), (new.mean - old.mean) / old.std()
     # Where a component jumps, the functions knew nothing of where it is now, and what they made of it when it hardly
     # varied is a wall there. Before there are statistics none is known.
-    known = old.ready & (growth < 2) & (jnp.abs(shift) < 1)
+    known = (old.count > 0) & (growth < 2) & (jnp.abs(shift) < 1)
     growth, shift = jnp.where(known, growth, 1.0), jnp.where(known, shift, 0.0)
-    bias = bias + jnp.matmul(shift, kernel, precision="highest")
-    return {**layers, name: {"kernel": kernel * growth[:, None], "bias": bias}}
+    moved = {"kernel": kernel * growth[:, None], "bias": bias + jnp.matmul(shift, kernel, precision="highest")}
+    finite = jnp.all(jnp.isfinite(moved["kernel"])) & jnp.all(jnp.isfinite(moved["bias"]))
+    return {**layers, name: tree_where(finite, moved, layers[name])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +179,8 @@ class Networks:
 
         What CriticParameters.in_units does at the output, done at the input: with W' = W s'/s and
         b' = b + W (m' - m)/s a first layer W z + b is, for z' = (x - m')/s', what it was for z = (x - m)/s. Otherwise
-        statistics that move would move the policy, and no trust region bounds that.
+        statistics that move would move the policy, and no trust region bounds that. Where the result would not be
+        finite, nothing follows. An optimiser's moments stay as they are.
         """
         moved = {**policy["params"]}
         moved["MultilayerPerceptron_0"] = _following(moved["MultilayerPerceptron_0"], old, new)
