@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax.flatten_util import ravel_pytree
+from optax.tree_utils import tree_where
 
 import trpo_brax as tb
 from experiments.seeds import Row, read, seed_rows, trained, with_those_of, write
@@ -159,6 +160,18 @@ def halves(self: PolicyBatch, old: Distribution) -> Callable[[Distribution], Eva
     return evaluate
 
 
+@contextmanager
+def no_warm_up() -> Iterator[None]:
+    """Parameters learn from raw observations, and do not follow their first statistics either."""
+    following = Networks.following
+
+    def follow(self: Networks, policy: Any, critic: Any, old: ObservationStatistics, new: ObservationStatistics) -> Any:
+        return tree_where(old.count > 0, following(self, policy, critic, old, new), (policy, critic))
+
+    with mock.patch.object(ObservationStatistics, "ready", True), mock.patch.object(Networks, "following", follow):
+        yield
+
+
 def moved_functions() -> AbstractContextManager[Any]:
     """Parameters stay as they are when observation statistics move, and policy and critic become other functions."""
     return mock.patch.object(Networks, "following", lambda self, policy, critic, old, new: (policy, critic))
@@ -204,10 +217,7 @@ VARIANTS = {
     "tenth_for_critic": Variant("Gauss-Newton products see a tenth of the time steps", {"critic_fraction": 0.1}),
     "batch_units": Variant("critic in units of the last batch's targets", stand_in=batch_units),
     "moved_functions": Variant("statistics that move also move the functions", stand_in=moved_functions),
-    "no_warm_up": Variant(
-        "a step in iteration 1, on raw observations",
-        stand_in=lambda: mock.patch.object(ObservationStatistics, "ready", True),
-    ),
+    "no_warm_up": Variant("a step in iteration 1, on raw observations", stand_in=no_warm_up),
     "unbounded_means": Variant("means of actions without bounds", stand_in=unbounded_means),
     "learned_spread": Variant("the standard deviation is learned", {"final_log_std": None}),
     "mode": Variant("the mode acts instead of the mean action", stand_in=mode, trained_as="presets"),

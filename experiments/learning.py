@@ -3,7 +3,8 @@
     python experiments/learning.py --tasks hopper --num-seeds 10 --cpu-devices 1
 
 A run that was stopped is resumed and a finished one is not repeated, so the script can be started again at any time,
-and two of them may run beside each other. Seeds are 0 and up; presets were chosen on seeds 100 and up.
+and two of them may run beside each other. What is reported is of `--seed 20`;
+presets were chosen on seeds 100 and up.
 Results go to experiments/results/learning/: a CSV of the iterations of each task, summary.csv with a row a seed (the
 last policy acting by its mean action, 1,000 episodes drawn from a stream that no training uses), tasks.csv with a row a
 task, and learning.png.
@@ -72,7 +73,8 @@ def run(task: str, arguments: Arguments) -> tb.Run:
 def write_curves(one: tb.Run) -> None:
     """Write the iterations of a task's seeds to one CSV file: all, or of more than 400 every k-th and the evaluated."""
     every = -(-one.config.total_iterations // 400)
-    kept = (row for row in one.metrics() if not row["iteration"] % every or "evaluation_return_mean" in row)
+    evaluated = "evaluation_return_mean"
+    kept = (row for row in one.metrics() if not row["iteration"] % every or row[evaluated] is not None)
     rows = [[row["seed"], *(short(row.get(name)) for name in CURVE)] for row in kept]
     with (RESULTS / f"{one.config.task}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("seed", *CURVE), *rows])

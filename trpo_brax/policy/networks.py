@@ -13,6 +13,7 @@ import numpy as np
 from flax import struct
 from optax.tree_utils import tree_where
 
+from trpo_brax.algorithm import all_finite
 from trpo_brax.config import NetworkConfig
 from trpo_brax.policy.actions import ActionBounds
 from trpo_brax.policy.distributions import DiagonalGaussian
@@ -122,8 +123,7 @@ class CriticParameters:
         }
         new = CriticParameters({"params": {**layers, "output": output}}, mean, std)
         # From huge units to tiny ones the rescaled layer itself may overflow.
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
-        return jax.tree.map(lambda ours, theirs: jnp.where(finite & (std > 0), ours, theirs), new, self)
+        return cast(CriticParameters, tree_where(all_finite(new) & (std > 0), new, self))
 
 
 def _following(layers: Parameters, old: ObservationStatistics, new: ObservationStatistics) -> Parameters:
@@ -133,11 +133,10 @@ def _following(layers: Parameters, old: ObservationStatistics, new: ObservationS
     growth, shift = new.std() / old.std(), (new.mean - old.mean) / old.std()
     # Where a component jumps, the functions knew nothing of where it is now, and what they made of it when it hardly
     # varied is a wall there. Before there are statistics none is known.
-    known = (old.count > 0) & (growth < 2) & (jnp.abs(shift) < 1)
+    known = old.ready & (growth < 2) & (jnp.abs(shift) < 1)
     growth, shift = jnp.where(known, growth, 1.0), jnp.where(known, shift, 0.0)
     moved = {"kernel": kernel * growth[:, None], "bias": bias + jnp.matmul(shift, kernel, precision="highest")}
-    finite = jnp.all(jnp.isfinite(moved["kernel"])) & jnp.all(jnp.isfinite(moved["bias"]))
-    return {**layers, name: tree_where(finite, moved, layers[name])}
+    return {**layers, name: tree_where(all_finite(moved), moved, layers[name])}
 
 
 @dataclasses.dataclass(frozen=True)
