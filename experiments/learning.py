@@ -71,11 +71,16 @@ def run(task: str, arguments: Arguments) -> tb.Run:
 
 
 def write_curves(one: tb.Run) -> None:
-    """Write the iterations of a task's seeds to one CSV file: all, or of more than 400 every k-th and the evaluated."""
+    """Write the iterations of a task's seeds to one CSV file: all, or of more than 400 the first 60 and every k-th.
+
+    What was evaluated is always among them, and what learning looks like while it is under way (test_findings.py).
+    """
     every = -(-one.config.total_iterations // 400)
-    evaluated = "evaluation_return_mean"
-    kept = (row for row in one.metrics() if not row["iteration"] % every or row[evaluated] is not None)
-    rows = [[row["seed"], *(short(row.get(name)) for name in CURVE)] for row in kept]
+
+    def kept(row: Row) -> bool:
+        return row["iteration"] <= 60 or row["iteration"] % every == 0 or row["evaluation_return_mean"] is not None
+
+    rows = [[row["seed"], *(short(row.get(name)) for name in CURVE)] for row in one.metrics() if kept(row)]
     with (RESULTS / f"{one.config.task}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("seed", *CURVE), *rows])
 

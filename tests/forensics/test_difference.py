@@ -186,14 +186,14 @@ class TestRows:
         assert "kl_mean: 0.0 in A, -0.0 in B" in told(difference)
 
     def test_they_stand_as_they_are_computed(self, tmp_path: Path) -> None:
-        """Rollout, advantages, policy step with the fingerprint of its outcome, critic, and what nobody knows."""
+        """Rollout, advantages, policy step, critic, the fingerprint of what acts next, and what nobody knows."""
         changes = {name: "other" if isinstance(value, str) else 99 for name, value in QUANTITIES.items()}
         changes["environment"] = {"distance": 3.0, "effort": 1.0}
         a = write(tmp_path / "a", [row(1, a_new_one=1)])
         difference = of(a, write(tmp_path / "b", [row(1, a_new_one=2, **changes)]))
         assert ", ".join(value.name for value in first_of(difference).values) == (
             "env_steps, episodes, episode_return_mean, environment/distance, environment/effort, explained_variance, "
-            "cg_iterations, cg_relative_residual, step_outcome, kl_mean, parameter_fingerprint, critic_loss, a_new_one"
+            "cg_iterations, cg_relative_residual, step_outcome, kl_mean, critic_loss, parameter_fingerprint, a_new_one"
         )
         assert "12 more quantities differ there: episodes, episode_return_mean," in told(difference)
 
