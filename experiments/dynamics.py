@@ -28,12 +28,16 @@ from optax.tree_utils import tree_where
 import trpo_brax as tb
 from experiments.seeds import Row, read, seed_rows, trained, with_those_of, write
 from trpo_brax.algorithm import (
+    ConjugateGradientResult,
     Distribution,
     Evaluation,
+    FullStep,
     PolicyBatch,
     StepOutcome,
     evaluator,
     fisher_product,
+    to_the_edge,
+    to_the_minimum,
     trust_region_step,
 )
 from trpo_brax.algorithm import line_search as line_search_module
@@ -209,12 +213,23 @@ def relative_damping(model: Any, parameters: Any, batch: Any, *, damping: Any, *
     return trust_region_step(model, parameters, batch, damping=damping * size, **rest)
 
 
+def within_a_region(solved: ConjugateGradientResult, gradient: jax.Array) -> FullStep:
+    """The critic's step ends where its model of (V_new - V)^2 / 2 is 0.01 (Schulman et al. 2016, section 5)."""
+    edge, minimum = to_the_edge(0.01)(solved, gradient), to_the_minimum(solved, gradient)
+    return tree_where(jnp.linalg.norm(edge.step) < jnp.linalg.norm(minimum.step), edge, minimum)
+
+
 VARIANTS = {
     "presets": Variant("the presets as they are"),
     "adam": Variant("critic by ten passes of Adam", {"critic": "adam", "critic_epochs": 10, "critic_minibatches": 8}),
     "one_critic_step": Variant("one Gauss-Newton step an iteration", {"critic_steps": 1}),
     "two_critic_steps": Variant("two Gauss-Newton steps an iteration", {"critic_steps": 2}),
     "tenth_for_critic": Variant("Gauss-Newton products see a tenth of the time steps", {"critic_fraction": 0.1}),
+    "value_region": Variant(
+        "a trust region for the critic in place of damping",
+        {"critic_damping": 1e-6},
+        lambda: mock.patch("trpo_brax.algorithm.critic.to_the_minimum", within_a_region),
+    ),
     "batch_units": Variant("critic in units of the last batch's targets", stand_in=batch_units),
     "moved_functions": Variant("statistics that move also move the functions", stand_in=moved_functions),
     "no_warm_up": Variant("a step in iteration 1, on raw observations", stand_in=no_warm_up),
@@ -222,6 +237,10 @@ VARIANTS = {
     "learned_spread": Variant("the standard deviation is learned", {"final_log_std": None}),
     "mode": Variant("the mode acts instead of the mean action", stand_in=mode, trained_as="presets"),
     "constant_region": Variant("the trust region does not shrink", {"final_max_kl": None}),
+    "small_region": Variant("a trust region of 0.003 nats", {"max_kl": 0.003, "final_max_kl": 0.0003}),
+    "large_region": Variant("a trust region of 0.03 nats", {"max_kl": 0.03, "final_max_kl": 0.003}),
+    "long_unrolls": Variant("unrolls of 256 steps, so batches two to four times as large", {"unroll_length": 256}),
+    "wide_clip": Variant("observations clipped at 100 instead of 10", {"observation_clip": 100.0}),
     "short_traces": Variant("trace decay 0.95", {"trace_decay": 0.95}),
     "long_traces": Variant("trace decay 0.995", {"trace_decay": 0.995}),
     "more_products": Variant("30 products of conjugate gradient, damping 0.01", {"cg_iterations": 30, "damping": 0.01}),
