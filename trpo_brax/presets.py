@@ -26,7 +26,6 @@ _WALKING: dict[str, Any] = {
     "initial_log_std": 0.0,
     "final_log_std": -0.75,
     "critic_steps": 2,
-    "max_kl": 0.02,
 }
 
 # The defaults see 500 steps ahead: balancing is lost by drifting, and running by falling, after as many.
@@ -46,8 +45,8 @@ PRESETS: dict[str, Config] = {
         fisher_fraction=0.2,
     ),
     "hopper": _annealed("hopper", 10_000_000, **_WALKING),
-    # With the discount of hopper one seed in five does not learn to run.
-    "walker2d": _annealed("walker2d", 10_000_000, **_WALKING, discount=0.995),
+    # With hopper's discount two tuning seeds of five stay slow; with its region one gets half of the others' return.
+    "walker2d": _annealed("walker2d", 10_000_000, **_WALKING, max_kl=0.02, discount=0.995),
     "halfcheetah": override(_LOCOMOTION, task="halfcheetah", total_steps=10_000_000),
     "ant": override(_LOCOMOTION, task="ant", total_steps=10_000_000),
     "humanoid": override(_LOCOMOTION, task="humanoid", total_steps=20_000_000),
