@@ -649,6 +649,18 @@ class TestEvaluate:
         assert report["failure_rate"] == pytest.approx(failed.mean()) and 0 < failed.sum() < 12
         assert not list(here.glob("*.tmp")) + list(here.glob(".*"))
 
+    def test_another_time_limit_cuts_the_same_episodes_elsewhere(self, here: Path) -> None:
+        found = {}
+        for limit in ("4", "7"):  # no episode of this task is longer than 7 steps
+            words = ["evaluate", "run", "--environment", HISTORY, "--episodes", "12", "--output", f"{limit}.npz"]
+            assert main([*words, "--episode-length", limit]) == 0
+            with np.load(here / f"{limit}.npz") as file:
+                found[limit] = dict(file)
+        whole = found["7"]["lengths"]
+        assert whole.min() < 4 < whole.max() and found["7"]["terminated"].all()
+        np.testing.assert_array_equal(found["4"]["lengths"], np.minimum(whole, 4))
+        np.testing.assert_array_equal(found["4"]["terminated"], whole <= 4)
+
     def test_what_is_written_goes_through_no_link(self, here: Path) -> None:
         elsewhere = here.parent / f"{here.name}-elsewhere"
         elsewhere.write_text("mine")
@@ -661,6 +673,7 @@ class TestEvaluate:
         ("options", "words"),
         [
             (["--failure", "reward < 3"], ["failure", "return < 500"]),
+            (["--episode-length", "0"], ["episode_length", "at least 1"]),
             (["--output", "all.csv"], ["output", ".npz"]),
             (["--output", "nowhere/all.npz"], ["nowhere/all.npz cannot be written: No such file or directory"]),
             (["--output", "run/config.json/all.npz"], ["all.npz cannot be written: Not a directory"]),

@@ -109,6 +109,8 @@ class EpisodeArguments(PolicyArguments):
     """How many; they run in parallel, in batches, each environment's first."""
     stochastic: bool = False
     """Sample actions as in training, instead of acting by the mean action."""
+    episode_length: int | None = None
+    """Control steps until the time limit, by default the training's: does the policy hold for longer?"""
     seed: int = 0
     """Seed of the episodes; no training draws from the same stream."""
 
@@ -122,5 +124,6 @@ class EpisodeArguments(PolicyArguments):
             checkpoint=self.checkpoint,
             policy_seeds=[run.config.check_seed(self.policy_seed)],
             stochastic=self.stochastic,
+            episode_length=self.episode_length,
             environment=task,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from trpo_brax.config import RolloutConfig
+from trpo_brax.config import RolloutConfig, override
 from trpo_brax.environments import Task
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import (
@@ -44,6 +44,7 @@ class Evaluator:
         checkpoint: `latest`, `best` (each seed's own) or an iteration.
         policy_seeds: whose policies, of a run of several seeds; all by default.
         stochastic: sample actions as in training, instead of acting by the mean action.
+        episode_length: control steps until the time limit, where it is not the training's.
         environment: for a run on an environment of the user's own, that environment.
         worlds: what makes the task of `run`'s `world`; by default there is one world, that of the training.
 
@@ -59,11 +60,13 @@ class Evaluator:
         checkpoint: str | int = "latest",
         policy_seeds: Sequence[int] | None = None,
         stochastic: bool = False,
+        episode_length: int | None = None,
         environment: Env | Task | None = None,
         worlds: Callable[[Task, Any], Task] | None = None,
     ) -> None:
         check_episodes(episodes)
         check_process()
+        config = run.config if episode_length is None else override(run.config, episode_length=episode_length)
         seeds = run.config.seeds if policy_seeds is None else [run.config.check_seed(seed) for seed in policy_seeds]
         self.task = task = run.task(environment)
         self.iterations = {seed: run.checkpoints.resolve(checkpoint, seed) for seed in seeds}
@@ -72,7 +75,7 @@ class Evaluator:
             seed: run.policy(iteration, policy_seed=seed) for seed, iteration in self.iterations.items()
         }
         self.runner = episode_runner(
-            run.config.rollout,
+            config.rollout,
             task if worlds is None else lambda world: worlds(task, world),
             self.policies[seeds[0]].specification,
             episodes,
@@ -166,6 +169,7 @@ def evaluate(
     episodes: int = 1000,
     checkpoint: str | int = "latest",
     stochastic: bool = False,
+    episode_length: int | None = None,
     seed: int = 0,
     policy_seed: int | None = None,
     environment: Env | Task | None = None,
@@ -178,6 +182,7 @@ def evaluate(
         episodes: how many.
         checkpoint: `latest`, `best` or an iteration.
         stochastic: sample actions as in training, instead of acting by the mean action.
+        episode_length: control steps until the time limit, by default the training's: does it hold for longer?
         seed: of the episodes; drawn from a stream that no training uses.
         policy_seed: whose policy, in a run of several seeds; by default the first one's.
         environment: for a run on an environment of the user's own, that environment.
@@ -197,6 +202,7 @@ def evaluate(
         checkpoint=checkpoint,
         policy_seeds=[run.config.check_seed(policy_seed)],
         stochastic=stochastic,
+        episode_length=episode_length,
         environment=environment,
     )
     return summarize(evaluator.run(episodes, seed=seed), predicate)
