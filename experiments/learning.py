@@ -3,8 +3,7 @@
     python experiments/learning.py --tasks hopper --num-seeds 10 --cpu-devices 1
 
 A run that was stopped is resumed and a finished one is not repeated, so the script can be started again at any time,
-and two of them may run beside each other. What is reported is of `--seed 20`;
-presets were chosen on seeds 100 and up.
+and two of them may run beside each other. What is reported is of `--seed 20`; presets were chosen on seeds 100 and up.
 Results go to experiments/results/learning/: a CSV of the iterations of each task, summary.csv with a row a seed (the
 last policy acting by its mean action, 1,000 episodes drawn from a stream that no training uses), tasks.csv with a row a
 task, and learning.png.
