@@ -29,12 +29,12 @@ def trained(config: Config, folder: Path) -> tb.Run:
     return run
 
 
-def seed_rows(run: tb.Run, names: Row) -> list[Row]:
-    """Return a row a seed, which begins with `names`."""
+def seed_rows(run: tb.Run, names: Row, episode_length: int | None = None) -> list[Row]:
+    """Return a row a seed, which begins with `names`; of episodes with the training's time limit where not told."""
     provenance = json.loads((run.path / "provenance.json").read_text())
     kind = provenance["devices"][0].partition(" ")[2]
     records = run.metrics()
-    evaluator = Evaluator(run, episodes=EPISODES)
+    evaluator = Evaluator(run, episodes=EPISODES, episode_length=episode_length)
     rows = []
     for seed in run.config.seeds:
         report = summarize(evaluator.run(EPISODES, policy_seed=seed))

@@ -36,6 +36,8 @@ class Arguments:
     """First seed."""
     num_seeds: int = 5
     """Seeds, trained in one program."""
+    episode_length: int | None = None
+    """Time limit of the evaluation's episodes, where it is not the training's: does the policy hold for longer?"""
     runs_dir: Path = Path("runs/tuning")
     """Where the run folders are kept."""
     cpu_devices: int | None = None
@@ -72,7 +74,10 @@ def main(arguments: Arguments) -> None:
     """Train, evaluate and write."""
     config = config_of(arguments)
     run = trained(config, arguments.runs_dir / "_".join([arguments.task, *arguments.settings, str(arguments.seed)]))
-    mine = seed_rows(run, {"task": arguments.task, "settings": told(config)})
+    settings = told(config)
+    if arguments.episode_length is not None:
+        settings += f" evaluated_over={arguments.episode_length}"
+    mine = seed_rows(run, {"task": arguments.task, "settings": settings}, arguments.episode_length)
     write(TABLE, with_those_of(TABLE, mine, ["task", "settings", "env_steps", "seed", "commit"]))
     print(", ".join(row["return_mean"] for row in mine))
 
