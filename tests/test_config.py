@@ -43,7 +43,8 @@ MAY_CHANGE_ON_RESUME = {
     "compilation_cache",
 }
 
-GO_TOGETHER = {"action_low", "action_high", "environment_arguments", "final_max_kl", "final_log_std", "anneal_steps"}
+GO_TOGETHER = {"action_low", "action_high", "environment_arguments", "anneal_steps"}
+GO_TOGETHER |= {"final_max_kl", "final_discount", "final_log_std"}
 """Fields that cannot be set without another."""
 
 FIELDS = {name: (value, hint) for name, value, hint in walk(Config())}
@@ -213,12 +214,14 @@ class TestBounds:
             override(Config(), action_low=bounds[0], action_high=bounds[1])
 
     def test_what_is_led_somewhere_needs_a_length_and_a_length_what_is_led(self) -> None:
-        for led in ({"final_max_kl": 1e-3}, {"final_log_std": -2}, {"final_max_kl": 1e-3, "final_log_std": -2}):
+        for led in ({"final_max_kl": 1e-3}, {"final_log_std": -2, "final_max_kl": 1e-3}, {"final_discount": 0.999}):
             override(Config(), anneal_steps=1, **led)
             with pytest.raises(ConfigError, match="anneal_steps"):
                 override(Config(), **led)
         with pytest.raises(ConfigError, match="anneal_steps"):
             override(Config(), anneal_steps=1)
+        with pytest.raises(ConfigError, match="final_discount needs a discount below 1"):
+            override(Config(), anneal_steps=1, discount=1.0, final_discount=0.999)
 
     @pytest.mark.parametrize("name", [name for name, (value, _) in FIELDS.items() if type(value) is int])
     def test_a_whole_number_is_no_bool_float_or_text(self, name: str) -> None:

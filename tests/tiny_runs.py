@@ -122,6 +122,7 @@ def another(name: str, value: Any, hint: Any) -> Any:
     special = {"task": "ant", "environment": "package.module:Class", "compilation_cache": "none"}
     special |= {"environment_arguments": '{"goal": 2}'}
     special |= {"eval_every": 1, "final_max_kl": 1e-3, "final_log_std": -3.0, "anneal_steps": 1000}
+    special |= {"final_discount": 0.999}
     special |= {"action_low": -3.0, "action_high": 3.0, "cpu_devices": 1}
     special |= {"coordinator": "127.0.0.1:1", "num_processes": 2, "process_id": 1}
     if name in special:

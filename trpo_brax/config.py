@@ -113,6 +113,8 @@ class TrustRegionConfig(Checked):
     """What max_kl falls to, linearly over anneal_steps, to stay there; by default it stays as it is."""
     discount: Annotated[float, Bounds(0.0, 1.0)] = 0.998
     """Discount of future rewards per control step (gamma)."""
+    final_discount: Annotated[float, Bounds(0.0, 1.0, high_open=True)] | None = None
+    """What discount goes to over anneal_steps, the horizon 1 / (1 - gamma) geometrically; by default it stays."""
     trace_decay: Annotated[float, Bounds(0.0, 1.0)] = 0.99
     """Decay of the advantage estimator's traces (lambda): 0 trusts the critic most, 1 not at all."""
     damping: Annotated[float, Bounds(0.0)] = 0.1
@@ -217,7 +219,7 @@ class Config(Checked):
     total_steps: Annotated[int, Bounds(1, 10**18), MAY_CHANGE] = 1_000_000
     """Control steps to train each seed for, summed over environments; rounded up to whole iterations."""
     anneal_steps: Annotated[int, Count(1)] | None = None
-    """Control steps until final_max_kl and final_log_std; total_steps may change when a run is resumed, this not."""
+    """Control steps until all that is final is reached; total_steps may change when a run is resumed, this not."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
@@ -233,9 +235,14 @@ class Config(Checked):
             raise ConfigError(f"environment must be package.module:Class or :function, not {self.environment!r}.")
         if self.environment_arguments is not None and self.environment is None:
             raise ConfigError("environment_arguments are for an environment of your own; give environment, too.")
-        led = self.trust_region.final_max_kl is not None or self.network.final_log_std is not None
+        region = self.trust_region
+        led = any(last is not None for last in (region.final_max_kl, region.final_discount, self.network.final_log_std))
         if led != (self.anneal_steps is not None):
-            raise ConfigError("anneal_steps must be given together with final_max_kl or final_log_std, or both.")
+            raise ConfigError("anneal_steps must be given together with final_max_kl, final_discount or final_log_std.")
+        if region.final_discount is not None and region.discount == 1:
+            raise ConfigError(
+                "final_discount needs a discount below 1: the horizon it begins with is 1 / (1 - discount)."
+            )
         if self.seed + self.num_seeds > 2**32:
             raise ConfigError(f"seed + num_seeds must be at most 2^32, not {self.seed} + {self.num_seeds}.")
 

@@ -481,9 +481,9 @@ class TestTrainArguments:
             words = [flag if new else f"--no-{flag[2:]}"]
         if name.startswith("action_"):
             words, changes = ["--action-low", "-3.0", "--action-high", "3.0"], {"action_low": -3.0, "action_high": 3.0}
-        if name in ("final_max_kl", "final_log_std", "anneal_steps"):
-            words = ["--final-max-kl", "0.003", "--final-log-std", "-3", "--anneal-steps", "9"]
-            changes = {"final_max_kl": 0.003, "final_log_std": -3.0, "anneal_steps": 9}
+        if name in ("final_max_kl", "final_discount", "final_log_std", "anneal_steps"):
+            changes = {"final_max_kl": 0.003, "final_discount": 0.9995, "final_log_std": -3.0, "anneal_steps": 9}
+            words = [word for key, last in changes.items() for word in (f"--{key.replace('_', '-')}", str(last))]
         if name == "environment_arguments":
             words, changes = [*words, "--environment", HISTORY], changes | {"environment": HISTORY}
         assert main(["train", *([] if name == "task" else ["hopper"]), *words]) == 0

@@ -169,6 +169,25 @@ def test_the_critic_that_was_fitted_is_the_same_function_for_statistics_that_mov
     np.testing.assert_allclose(setting.networks.value(after.critic, normalized), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_discount_that_is_led_shapes_the_targets_of_its_iteration(setting: Setting, trajectory: Trajectory) -> None:
+    """Half-way from a horizon of 10 to one of 1,000 it is 100: the judgement that a constant 0.99 makes, and the bound.
+
+    The state is after 3 of 6 iterations of 80 steps.
+    """
+    led = setting.iteration(discount=0.9, final_discount=0.999, anneal_steps=480)
+    constant = setting.iteration(discount=0.99)
+    ours, theirs = (jax.jit(one.judge)(setting.state, trajectory) for one in (led, constant))
+    np.testing.assert_allclose(ours.targets, theirs.targets, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours.raw_advantages, theirs.raw_advantages, rtol=1e-4, atol=1e-5)
+    assert np.max(np.abs(ours.targets - jax.jit(setting.iteration().judge)(setting.state, trajectory).targets)) > 0.01
+    metrics = setting.iterate(discount=0.9, final_discount=0.999, anneal_steps=480)[1]
+    coefficient = 4 * float(metrics["advantage_max_abs"]) * 0.99 / 0.01**2
+    assert float(metrics["penalty_coefficient"]) == pytest.approx(coefficient, rel=1e-4)
+    assert float(led.discount(dataclasses.replace(setting.state, iteration=jnp.int32(9)))) == pytest.approx(
+        0.999, rel=1e-6
+    )
+
+
 def test_the_critic_is_told_how_much_it_explains_of_what_was_observed(
     setting: Setting, trajectory: Trajectory, iterated: tuple[TrainState, dict[str, Any]]
 ) -> None:

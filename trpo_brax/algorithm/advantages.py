@@ -17,7 +17,7 @@ def generalized_advantage_estimation(
     terminations: jax.Array,
     dones: jax.Array,
     *,
-    discount: float,
+    discount: float | jax.Array,
     trace_decay: float,
     valid: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:

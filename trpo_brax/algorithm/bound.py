@@ -6,20 +6,19 @@ import jax
 import jax.numpy as jnp
 
 
-def penalty_coefficient(advantage_max_abs: jax.Array, discount: float) -> jax.Array:
+def penalty_coefficient(advantage_max_abs: jax.Array, discount: float | jax.Array) -> jax.Array:
     """Return C = 4 eps gamma / (1 - gamma)^2 [] (Schulman et al. 2015, theorem 1), NaN at gamma = 1.
 
     Args:
         advantage_max_abs: eps = max |A_old(s, a)| [], raw advantages.
         discount: gamma.
     """
-    if discount >= 1.0:
-        return jnp.full_like(advantage_max_abs, jnp.nan)
-    return 4.0 * advantage_max_abs * discount / (1.0 - discount) ** 2
+    left = jnp.asarray(1.0 - discount)
+    return jnp.where(left > 0, 4.0 * advantage_max_abs * discount / left**2, jnp.nan)
 
 
 def improvement_lower_bound(
-    surrogate_gain: jax.Array, advantage_max_abs: jax.Array, kl_max: jax.Array, discount: float
+    surrogate_gain: jax.Array, advantage_max_abs: jax.Array, kl_max: jax.Array, discount: float | jax.Array
 ) -> jax.Array:
     """Return a sample estimate [] of eta(new) - eta(old) >= gain / (1 - gamma) - C KL_max, NaN at gamma = 1.
 
@@ -29,6 +28,4 @@ def improvement_lower_bound(
         kl_max: largest KL(old || new) of any state [], nats.
         discount: gamma.
     """
-    if discount >= 1.0:
-        return jnp.full_like(surrogate_gain, jnp.nan)
     return surrogate_gain / (1.0 - discount) - penalty_coefficient(advantage_max_abs, discount) * kl_max

@@ -61,7 +61,8 @@ def reward_scale(evidence: Evidence) -> Finding | None:
     """Rewards are so large that their sums overflow once squared, or so small that nothing is left of them."""
     rewards, loss = evidence.column("reward_max_abs"), evidence.column("critic_loss")
     settings, longest = evidence.config.trust_region, evidence.config.rollout.episode_length
-    sums = rewards * (longest if settings.discount == 1 else min(longest, 1 / (1 - settings.discount)))
+    discount = max(settings.discount, settings.final_discount or 0.0)
+    sums = rewards * (longest if discount == 1 else min(longest, 1 / (1 - discount)))
     refused = np.array([row.get("step_outcome") == "non_finite" for row in evidence.rows])
     beyond = (sums >= SQUARABLE) & (refused | np.isnan(loss))
     small = (rewards > 0) & ((rewards < LOST * evidence.column("advantage_max_abs")) | (sums <= 1 / SQUARABLE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -159,7 +160,7 @@ class Iteration:
                 next_values.T,
                 transitions.termination.T,
                 transitions.done.T,
-                discount=settings.discount,
+                discount=self.discount(state),
                 trace_decay=trace_decay,
                 valid=transitions.valid.T,
             )
@@ -200,6 +201,13 @@ class Iteration:
         """Return the trust region [] of the iteration that begins with `state`, in nats."""
         settings = self.config.trust_region
         return self._led(settings.max_kl, settings.final_max_kl, state.iteration)
+
+    def discount(self, state: TrainState) -> float | jax.Array:
+        """Return gamma [] of the iteration that begins with `state`."""
+        first, last = self.config.trust_region.discount, self.config.trust_region.final_discount
+        if last is None:
+            return first
+        return 1.0 - jnp.exp(self._led(math.log(1.0 - first), math.log(1.0 - last), state.iteration))
 
     def log_std(self, iteration: jax.Array) -> jax.Array:
         """Return the log standard deviation [] of the policy that acts in `iteration` [], where it is not learned."""
@@ -271,7 +279,7 @@ class Iteration:
         entropy = self.networks.distribution(step.parameters, judgement.observations[:, 0]).entropy()
         return {
             **experience_metrics(trajectory, judgement.observations, state.statistics, self.bounds),
-            **step_metrics(step, gain, largest, settings.discount),
+            **step_metrics(step, gain, largest, self.discount(state)),
             "explained_variance": explained_variance(judgement.values, judgement.targets, judgement.weights),
             # Targets contain V, which flatters it.
             "explained_variance_of_returns": explained_variance(judgement.values, judgement.returns, judgement.weights),

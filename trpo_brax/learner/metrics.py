@@ -44,7 +44,7 @@ def experience_metrics(
 
 
 def step_metrics(
-    step: TrustRegionStep, surrogate_gain: jax.Array, advantage_max_abs: jax.Array, discount: float
+    step: TrustRegionStep, surrogate_gain: jax.Array, advantage_max_abs: jax.Array, discount: float | jax.Array
 ) -> Metrics:
     """Return what a step says of itself, and of the bound; gain [] and largest [] are of the raw advantages."""
     taken, evaluation = step.taken, step.taken.evaluation
