@@ -48,6 +48,19 @@ class Noise(TinyEnvironment):
         return state.replace(obs=300 + 50 * numbers[:1], reward=numbers[1], info={"key": key})
 
 
+class Hurry(TinyEnvironment):
+    """Pays 2 + x, ends with probability 0.02 x, x in [0, 1] by the action: worth (2 + x) / (1 - g + 0.02 g x)."""
+
+    def reset(self, rng: jax.Array) -> State:
+        return State(None, unit(rng)[:1], ZERO, ZERO, {}, {"key": rng})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        key, drawn = jax.random.split(state.info["key"])
+        haste = (1 + action[0]) / 2
+        gone = jnp.where(jax.random.uniform(drawn) < 0.02 * haste, 1.0, 0.0)
+        return state.replace(obs=unit(key)[:1], reward=2 + haste, done=gone, info={"key": key})
+
+
 def program_of(environment: TinyEnvironment, **settings: Any) -> Program:
     config = tiny_config(**({"num_envs": 32, "unroll_length": 64, "critic_hidden_sizes": (16,)} | settings))
     return Program(config, own_task(environment, config.rollout), jax.devices()[:1])
@@ -109,6 +122,16 @@ def test_a_policy_comes_back_from_the_end_of_its_range() -> None:
     state, _ = program.run(state, 40)
     after = Policy(program.specification, state.policy, state.statistics)(jnp.zeros(1))
     assert abs(float(after[0])) < 0.1
+
+
+def test_a_policy_that_hurried_at_a_short_horizon_is_careful_once_it_has_grown() -> None:
+    """Haste pays while 1 - gamma > 0.04 gamma: at horizons of at most 26 steps, not at 200."""
+    program = program_of(Hurry(), max_kl=0.03, discount=0.9, final_discount=0.995, anneal_steps=60 * 32 * 64)
+    state, acts = program.initial_state(), []
+    for iterations in (15, 60):
+        state, _ = program.run(state, iterations)
+        acts.append(float(Policy(program.specification, state.policy, state.statistics)(jnp.zeros(1))[0]))
+    assert acts[0] > 0.5 and acts[1] < -0.5, acts
 
 
 def test_noise_moves_a_policy_no_farther_than_a_random_walk_and_observations_do_not_move_it() -> None:
