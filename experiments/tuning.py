@@ -4,7 +4,8 @@
 
 The presets were chosen by these runs and dynamics.py's; what the README reports is of other seeds. Where a preset is
 annealed, total_steps is the annealing's length as well, and the trust region shrinks to a tenth of max_kl. Results go
-to experiments/results/tuning.csv: a row a seed, by all that its run's settings changed of the defaults at its commit.
+to experiments/results/tuning.csv: a row a seed, by all that its run's settings changed of the defaults at its commit
+(with + behind it where files had been changed since).
 """
 
 from __future__ import annotations
