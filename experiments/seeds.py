@@ -48,7 +48,8 @@ def seed_rows(run: tb.Run, names: Row, episode_length: int | None = None) -> lis
                 "episodes": EPISODES,
                 **{name: short(getattr(report, name)) for name in _EVALUATION},
                 "sampled_return": short(statistics.mean([value for value in returns if value is not None][-5:])),
-                "commit": provenance["git"]["commit"][:12] + "+" * bool(provenance["git"]["diff"]),
+                "commit": provenance["git"]["commit"][:12]
+                + "+" * ("b/trpo_brax/" in (provenance["git"]["diff"] or "")),
                 "processor": provenance["processor"] if kind == "cpu" else kind,
                 "devices": len(provenance["devices"]),
                 "jax": provenance["versions"]["jax"],

@@ -5,7 +5,8 @@
 The presets were chosen by these runs and dynamics.py's; what the README reports is of other seeds. Where a preset is
 annealed, total_steps is the annealing's length as well, and the trust region shrinks to a tenth of max_kl. Results go
 to experiments/results/tuning.csv: a row a seed, by all that its run's settings changed of the defaults at its commit
-(with + behind it where files had been changed since).
+(with + behind it where the package's files had been changed since), and by the time limit of the evaluation's episodes
+(evaluated_over), where it is not the training's.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def told(config: Config) -> str:
 def main(arguments: Arguments) -> None:
     """Train, evaluate and write."""
     config = config_of(arguments)
+    if arguments.episode_length is not None:
+        tb.override(config, episode_length=arguments.episode_length)  # refused before training, not after it
     run = trained(config, arguments.runs_dir / "_".join([arguments.task, *arguments.settings, str(arguments.seed)]))
     settings = told(config)
     if arguments.episode_length is not None:

@@ -220,8 +220,9 @@ class TestBounds:
                 override(Config(), **led)
         with pytest.raises(ConfigError, match="anneal_steps"):
             override(Config(), anneal_steps=1)
-        with pytest.raises(ConfigError, match="final_discount needs a discount below 1"):
-            override(Config(), anneal_steps=1, discount=1.0, final_discount=0.999)
+        for discount, last in ((1.0, 0.999), (0.99, 1.0), (0.99, -0.1)):
+            with pytest.raises(ConfigError, match="final_discount"):
+                override(Config(), anneal_steps=1, discount=discount, final_discount=last)
 
     @pytest.mark.parametrize("name", [name for name, (value, _) in FIELDS.items() if type(value) is int])
     def test_a_whole_number_is_no_bool_float_or_text(self, name: str) -> None:

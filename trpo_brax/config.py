@@ -112,8 +112,8 @@ class TrustRegionConfig(Checked):
     final_max_kl: Annotated[float, POSITIVE] | None = None
     """What max_kl falls to, linearly over anneal_steps, to stay there; by default it stays as it is."""
     discount: Annotated[float, Bounds(0.0, 1.0)] = 0.998
-    """Discount of future rewards per control step (gamma)."""
-    final_discount: Annotated[float, Bounds(0.0, 1.0, high_open=True)] | None = None
+    """Discount of future rewards per control step (gamma); of the first iteration, where final_discount is given."""
+    final_discount: Annotated[float, Bounds(0.0, 0.99999)] | None = None
     """What discount goes to over anneal_steps, the horizon 1 / (1 - gamma) geometrically; by default it stays."""
     trace_decay: Annotated[float, Bounds(0.0, 1.0)] = 0.99
     """Decay of the advantage estimator's traces (lambda): 0 trusts the critic most, 1 not at all."""
@@ -219,7 +219,7 @@ class Config(Checked):
     total_steps: Annotated[int, Bounds(1, 10**18), MAY_CHANGE] = 1_000_000
     """Control steps to train each seed for, summed over environments; rounded up to whole iterations."""
     anneal_steps: Annotated[int, Count(1)] | None = None
-    """Control steps until all that is final is reached; total_steps may change when a run is resumed, this not."""
+    """Control steps until final_max_kl, final_discount and final_log_std; total_steps may change later, this not."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
@@ -241,7 +241,7 @@ class Config(Checked):
             raise ConfigError("anneal_steps must be given together with final_max_kl, final_discount or final_log_std.")
         if region.final_discount is not None and region.discount == 1:
             raise ConfigError(
-                "final_discount needs a discount below 1: the horizon it begins with is 1 / (1 - discount)."
+                "final_discount needs a discount below 1, its horizon is 1 / (1 - discount); None keeps the discount."
             )
         if self.seed + self.num_seeds > 2**32:
             raise ConfigError(f"seed + num_seeds must be at most 2^32, not {self.seed} + {self.num_seeds}.")

@@ -268,6 +268,12 @@ class TestMadeRuns:
         assert (finding and finding.level) == level
         assert finding is None or all(part in finding.explanation for part in fragments)
 
+    def test_rewards_add_up_over_the_horizon_that_a_run_ends_with(self) -> None:
+        """5 x 2e18 can be squared, 16 x 2e18 cannot."""
+        columns = {"reward_max_abs": 2e18, "critic_loss": None}
+        assert "reward_scale" not in found(rows(**columns), discount=0.8)
+        assert "reward_scale" in found(rows(**columns), discount=0.8, final_discount=0.99, anneal_steps=1)
+
     def test_raw_observations_of_the_first_iteration_are_nothing(self) -> None:
         assert found(rows(9, observation_max_abs=lambda i: 1e6 if i == 1 else 5.0)) == {}
         assert found(rows(observation_spread_min=lambda i: 1.0 if i == 1 else 0.09)) == {}

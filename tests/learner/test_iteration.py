@@ -182,6 +182,7 @@ def test_a_discount_that_is_led_shapes_the_targets_of_its_iteration(setting: Set
     assert np.max(np.abs(ours.targets - jax.jit(setting.iteration().judge)(setting.state, trajectory).targets)) > 0.01
     metrics = setting.iterate(discount=0.9, final_discount=0.999, anneal_steps=480)[1]
     coefficient = 4 * float(metrics["advantage_max_abs"]) * 0.99 / 0.01**2
+    assert float(metrics["discount"]) == pytest.approx(0.99, rel=1e-6)
     assert float(metrics["penalty_coefficient"]) == pytest.approx(coefficient, rel=1e-4)
     assert float(led.discount(dataclasses.replace(setting.state, iteration=jnp.int32(9)))) == pytest.approx(
         0.999, rel=1e-6

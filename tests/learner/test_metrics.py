@@ -63,6 +63,7 @@ KEYS = {
     "reward_max_abs",
     "improvement_lower_bound",
     "penalty_coefficient",
+    "discount",
     "damping",
     "parameter_fingerprint",
     "action_saturation",
@@ -128,7 +129,7 @@ class TestRecords:
             assert row["episodes"] > 0 and row["episode_return_min"] <= row["episode_return_mean"]
             assert 2 <= row["episode_length_mean"] <= 7
             assert row["step_outcome"] in OUTCOMES
-            assert row["damping"] == pytest.approx(settings.damping)
+            assert (row["discount"], row["damping"]) == pytest.approx((settings.discount, settings.damping))
             assert 0 <= row["action_saturation"] <= 1
             assert row["observation_constant_share"] == 0 and row["observation_max_abs"] > 0
             assert 0 < row["observation_spread_min"] <= 1

@@ -28,4 +28,4 @@ def improvement_lower_bound(
         kl_max: largest KL(old || new) of any state [], nats.
         discount: gamma.
     """
-    return surrogate_gain / (1.0 - discount) - penalty_coefficient(advantage_max_abs, discount) * kl_max
+    return surrogate_gain / jnp.asarray(1.0 - discount) - penalty_coefficient(advantage_max_abs, discount) * kl_max

@@ -22,7 +22,7 @@ ORDER = (
     *("episode_length_mean", "reward_max_abs", "environment", "nonfinite_envs", "nonfinite_share"),
     "action_saturation",
     *("observation_constant_share", "observation_max_abs", "observation_spread_min"),
-    *("explained_variance", "explained_variance_of_returns", "advantage_max_abs", "penalty_coefficient"),
+    *("discount", "explained_variance", "explained_variance_of_returns", "advantage_max_abs", "penalty_coefficient"),
     *("max_kl", "damping", "cg_iterations", "cg_relative_residual"),
     *("line_search_trials", "step_fraction", "step_outcome"),
     *("surrogate_improvement_predicted", "surrogate_improvement", "kl_mean", "kl_max", "improvement_lower_bound"),

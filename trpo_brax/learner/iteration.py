@@ -286,6 +286,7 @@ class Iteration:
             "entropy": jnp.mean(entropy),
             "parameter_fingerprint": fingerprint(folded.policy),
             "max_kl": self.max_kl(state),
+            "discount": jnp.float32(self.discount(state)),
             "damping": jnp.float32(settings.damping),
             "critic_loss": fit.loss,
             "normalisation_kl": self._normalisation_kl(
