@@ -6,7 +6,7 @@ A run that was stopped is resumed and a finished one is not repeated, so the scr
 and two of them may run beside each other. What is reported is of `--seed 20`; presets were chosen on seeds 100 and up.
 Results go to experiments/results/learning/: a CSV of the iterations of each task, summary.csv with a row a seed (the
 last policy acting by its mean action, 1,000 episodes drawn from a stream that no training uses), tasks.csv with a row a
-task, and learning.png.
+task, and learning.png. Other seeds are added to those that are there: with another `--seed`, and another `--runs-dir`.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def write_curves(one: tb.Run) -> None:
     def kept(row: Row) -> bool:
         return row["iteration"] <= 60 or row["iteration"] % every == 0 or row["evaluation_return_mean"] is not None
 
-    rows = [[row["seed"], *(short(row.get(name)) for name in CURVE)] for row in one.metrics() if kept(row)]
-    with (RESULTS / f"{one.config.task}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("seed", *CURVE), *rows])
+    table = RESULTS / f"{one.config.task}.csv"
+    rows = [{name: short(row.get(name)) for name in ("seed", *CURVE)} for row in one.metrics() if kept(row)]
+    write(table, with_those_of(table, rows, ["seed"]))
 
 
 def task_rows(rows: Sequence[Row]) -> list[Row]:
@@ -146,7 +146,7 @@ def main(arguments: Arguments) -> None:
     for task in arguments.tasks:
         one = run(task, arguments)
         write_curves(one)
-        rows = with_those_of(table, seed_rows(one, {"task": task}), ["task"])
+        rows = with_those_of(table, seed_rows(one, {"task": task}), ["task", "seed"])
         rows.sort(key=lambda row: (row["task"], int(row["seed"])))
         write(table, rows)
         write(RESULTS / "tasks.csv", task_rows(rows))
