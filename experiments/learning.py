@@ -90,13 +90,14 @@ def task_rows(rows: Sequence[Row]) -> list[Row]:
     for task in dict.fromkeys(row["task"] for row in rows):
         own = [row for row in rows if row["task"] == task]
         returns = np.array([float(row["return_mean"]) for row in own])
+        together = [row["seconds_of_all_seeds"] for row in own].count(own[0]["seconds_of_all_seeds"])
         lower, median, upper = np.quantile(returns, (0.25, 0.5, 0.75))
         told.append(
             {
                 "task": task,
                 "seeds": len(own),
                 "env_steps": own[0]["env_steps"],
-                "steps_per_second": round(len(own) * int(own[0]["env_steps"]) / float(own[0]["seconds_of_all_seeds"])),
+                "steps_per_second": round(together * int(own[0]["env_steps"]) / float(own[0]["seconds_of_all_seeds"])),
                 "worst_seed": short(float(returns.min())),
                 "lower_quartile": short(float(lower)),
                 "median": short(float(median)),
