@@ -244,6 +244,7 @@ VARIANTS = {
     "wide_clip": Variant("observations clipped at 100 instead of 10", {"observation_clip": 100.0}),
     "short_traces": Variant("trace decay 0.95", {"trace_decay": 0.95}),
     "long_traces": Variant("trace decay 0.995", {"trace_decay": 0.995}),
+    "every_time_step": Variant("Fisher products see every time step", {"fisher_fraction": 1.0}),
     "more_products": Variant("30 products of conjugate gradient, damping 0.01", {"cg_iterations": 30, "damping": 0.01}),
     "relative_damping": Variant(
         "damping relative to the Fisher matrix along the gradient",
