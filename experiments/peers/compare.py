@@ -1,24 +1,20 @@
-"""Compare this trainer with Brax PPO, Brax SAC and sb3-contrib TRPO: same task, physics, machine and evaluator.
+"""Brax PPO and Brax SAC by their authors' settings beside this trainer's presets: same task, physics and evaluator.
 
-    pip install --no-deps --require-hashes --requirement experiments/peers/requirements.txt
-    python experiments/peers/compare.py --tasks inverted_pendulum hopper --seeds 0 1 2 --seconds 120
+    python experiments/peers/compare.py --tasks hopper --seeds 20 21 22 23 24 --seconds 1200
 
-One run after another, each in a process of its own. A finished run is not repeated, so the script can be stopped and
-started again; tables and picture in experiments/results/peers/ are rewritten after every run. What is compared, how:
+One run after another, each in a process of its own on one device; a finished run is not repeated, so the script can be
+stopped and started again, and two of them may run beside each other on other tasks. It adds to what is there:
 
-- Every trainer has its own authors' settings (settings.py says whose and where) and ends after the number of steps that
-  they published or after `--seconds` of training, whichever is first; which of the two is in the tables.
-- Returns are means over 128 episodes without noise (our mean action, their mode), by trpo_brax's evaluator, from the
-  same starting states.
-- Training seconds hold no imports, tracing, compilation or evaluation. Peers are timed in units of progress (PPO: one
-  batch and its updates; SAC: 1,024 steps; sb3: one iteration), and the first, in which things are compiled, counts as
-  long as the median of the others. trpo_brax compiles before its clock starts; saving checkpoints is inside it.
-- Steps per second are the median over units (trpo_brax: iterations) after the first, then over seeds.
-- Start seconds run from the start of the process to the end of the first unit: `cold` with an empty compilation cache,
-  in a run of its own; `warm` with the cache that such a run filled, as in all training runs. The first unit's own work
-  is in it: summary.csv has its steps and its seconds.
-- JAX trainers run their first seed on each number of `--devices`, the other seeds on the faster one, which is quoted.
-  A cold start is the median of `--cold-starts` of them, on the number of devices where that is shorter.
+- runs.csv, a row a seed: the last policy over 1,000 episodes without noise (their mode, our mean action);
+- curves.csv, a row a policy on the way, over 128 episodes;
+- tasks.csv, a row a task and trainer: interquartile means with 95% bootstrap intervals at the end, at this trainer's
+  training seconds and at its steps; the worst seed, failures; and across time, of the policies on the way (Chan et al.
+  2020): the interquartile range of a seed's changes and the mean of the worst 5% of its drawdowns, means over seeds;
+- a picture against steps and one against training seconds.
+
+A peer's run ends after the steps that its authors published or after `--seconds` of training, whichever is first.
+Training seconds hold no imports, compilation or evaluation. This trainer's runs are those of learning.py, all seeds of
+a task in one program on one device: a seed's seconds are its share of the program's.
 """
 
 from __future__ import annotations
@@ -26,137 +22,185 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tyro
 
-from experiments.peers.picture import draw
-from experiments.peers.settings import PPO, VARIANTS, VariantName
-from experiments.peers.tables import Result, quoted, write_setup, write_tables
-from trpo_brax.host.devices import usable_cores
+from experiments.peers.settings import PPO, SAC
+from experiments.seeds import Row, read, short, with_those_of, write
+from trpo_brax.evaluation.across_time import detrended_spread, worst_drawdowns
+from trpo_brax.evaluation.interquartile import bootstrap_interval, interquartile_mean
+from trpo_brax.views.curves import Curve, CurveGroup, band
+from trpo_brax.views.plots import groups_figure, save_figure
 
+OURS = Path(__file__).parents[1] / "results" / "learning"
 RESULTS = Path(__file__).parents[1] / "results" / "peers"
-
-
-def _all_host_devices() -> int:
-    """Return the largest power of two that is not above the number of usable cores: it divides every batch."""
-    return 1 << (usable_cores().bit_length() - 1)
+NAMES = {"ours": "trpo_brax", "ppo": "Brax PPO", "sac": "Brax SAC"}
+_FINAL = ("return_mean", "return_std", "return_min", "return_cvar_05", "length_mean", "failure_rate")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Compare this trainer with Brax PPO, Brax SAC and sb3-contrib TRPO."""
+    """Compare this trainer with Brax PPO and Brax SAC."""
 
-    tasks: tuple[str, ...] = tuple(PPO)
-    """Tasks to train."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    tasks: tuple[str, ...] = ()
+    """Tasks to train; none: the tables and pictures alone."""
+    seeds: tuple[int, ...] = (20, 21, 22, 23, 24)
     """Seeds of each task."""
-    seconds: float = 120.0
+    seconds: float = 1200.0
     """Training seconds after which a run is cut off."""
-    devices: tuple[int, ...] = tuple(sorted({1, _all_host_devices()}))
-    """Numbers of JAX devices to run on."""
-    variants: tuple[VariantName, ...] = tuple(name for name in VARIANTS if name != "ppo-playground")
-    """Trainers and settings."""
-    cold_starts: int = 3
-    """Starts with an empty compilation cache on each number of devices; their median is kept."""
-    points: int = 12
-    """Most policies evaluated of a run."""
     runs_dir: Path = Path("runs/peers")
-    """Where the runs and the compilation caches are kept."""
-    results_dir: Path = RESULTS
-    """Where tables and picture are written."""
+    """Where the runs and the compilation cache are kept."""
 
 
-class Comparison:
-    """Runs what has not been run yet and keeps the tables up to date."""
+def trained(task: str, trainer: str, seed: int, arguments: Arguments) -> Row:
+    """Train, or read what is there."""
+    folder = arguments.runs_dir.resolve() / f"{task}-{trainer}-{seed}"
+    if not (folder / "result.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        words = [sys.executable, "-m", "experiments.peers.train", "--task", task, "--trainer", trainer]
+        words += ["--seed", str(seed), "--folder", str(folder), "--seconds", str(arguments.seconds)]
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(arguments.runs_dir.resolve() / "cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        with (folder / "log.txt").open("w") as log:
+            ended = subprocess.run(words, env=os.environ | cache, stdout=log, stderr=subprocess.STDOUT, check=False)
+        if ended.returncode:
+            raise SystemExit(f"{folder.name} failed with status {ended.returncode}; see {folder / 'log.txt'}.")
+    result: Row = json.loads((folder / "result.json").read_text())
+    return result
 
-    def __init__(self, arguments: Arguments) -> None:
-        self._arguments = arguments
-        self._results: list[Result] = []
-        self._origin: dict[str, str] = {}
 
-    def run(self) -> None:
-        """Run everything."""
-        for task in self._arguments.tasks:
-            for variant in self._arguments.variants:
-                if task in VARIANTS[variant].tasks:
-                    self._variant(variant, task)
-
-    def _variant(self, variant: VariantName, task: str) -> None:
-        counts = self._arguments.devices if VARIANTS[variant].jax_devices else (1,)
-        first, *others = self._arguments.seeds
-        for devices in counts:
-            for index in range(self._arguments.cold_starts):
-                self._job(variant, task, index, devices, start_only=True)
-            self._job(variant, task, first, devices)
-        best = quoted(self._trained(), variant, task)[0]["devices"]
-        for seed in others:
-            self._job(variant, task, seed, best)
-
-    def _job(self, variant: VariantName, task: str, seed: int, devices: int, *, start_only: bool = False) -> None:
-        name = f"{variant}-{task}-{devices}"
-        folder = self._arguments.runs_dir.resolve() / f"{name}-{'start-' if start_only else ''}{seed}"
-        cache = self._arguments.runs_dir.resolve() / "cache" / name
-        result = folder / "result.json"
-        if not result.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            if start_only:
-                shutil.rmtree(cache, ignore_errors=True)
-            self._process(variant, task, seed, devices, folder, cache, start_only)
-        self._results.append(json.loads(result.read_text()))
-        if variant == "trpo_brax":
-            self._origin = json.loads((folder / "origin.json").read_text())
-        write_tables(self._arguments.results_dir, self._results)
-        write_setup(self._arguments.results_dir, self._results, self._origin, self._arguments.seconds)
-        if trained := self._trained():
-            draw(self._arguments.results_dir / "peers.png", trained)
-        self._say(self._results[-1], folder.name)
-
-    def _process(
-        self, variant: VariantName, task: str, seed: int, devices: int, folder: Path, cache: Path, start_only: bool
-    ) -> None:
-        arguments = self._arguments
-        words = [sys.executable, "-m", f"experiments.peers.{VARIANTS[variant].module}", "--variant", variant]
-        words += ["--task", task, "--seed", str(seed), "--devices", str(devices), "--folder", str(folder)]
-        words += ["--seconds", str(arguments.seconds), "--points", str(arguments.points)]
-        words += ["--start-only"] if start_only else []
-        settings = {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
+def keep(result: Row) -> None:
+    """Add a run to runs.csv and curves.csv."""
+    name = {"task": result["task"], "trainer": NAMES[result["trainer"]], "seed": result["seed"]}
+    curve = [
+        {
+            **name,
+            "env_steps": point["env_steps"],
+            "seconds": short(point["seconds"]),
+            "return_mean": short(point["return_mean"]),
         }
-        log = folder / "log.txt"
-        with log.open("w") as output:
-            finished = subprocess.run(
-                [*words, "--started", repr(time.time())],
-                env=os.environ | settings,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        if finished.returncode:
-            raise SystemExit(f"{folder.name} failed with status {finished.returncode}; see {log}.")
+        for point in result["points"]
+    ]
+    last = result["points"][-1]
+    run = {
+        **name,
+        "env_steps": last["env_steps"],
+        "seconds": short(last["seconds"]),
+        "ended_by": result["ended_by"],
+        "episodes": last["episodes"],
+        **{key: short(last[key]) for key in _FINAL},
+        "processor": result["provenance"]["processor"],
+        "jax": result["provenance"]["versions"]["jax"],
+        "brax": result["provenance"]["versions"]["brax"],
+    }
+    for table, mine in (("curves.csv", curve), ("runs.csv", [run])):
+        rows = with_those_of(RESULTS / table, mine, ["task", "trainer", "seed"])
+        rows.sort(key=lambda row: (row["task"], row["trainer"], int(row["seed"]), int(row["env_steps"])))
+        write(RESULTS / table, rows)
 
-    def _trained(self) -> list[Result]:
-        return [result for result in self._results if result["ended_by"] != "start"]
 
-    def _say(self, result: Result, name: str) -> None:
-        start = f"first unit after {result['start_seconds']:.1f} s"
-        if result["ended_by"] == "start":
-            print(f"{name}: {start}", flush=True)
-            return
-        returns = result["points"][-1]["return_mean"]
-        print(
-            f"{name}: {start}, {result['steps_per_second']:,.0f} steps/s, return {returns:,.1f} at "
-            f"{result['env_steps']:,} steps and {result['training_seconds']:.1f} s ({result['ended_by']})",
-            flush=True,
+def ours(task: str) -> tuple[list[Row], list[Row]]:
+    """Return this trainer's policies on the way, and its last ones, as the peers' tables have them."""
+    finals = [row for row in read(OURS / "summary.csv") if row["task"] == task]
+    last = {}
+    for row in finals:
+        together = [other["seconds_of_all_seeds"] for other in finals].count(row["seconds_of_all_seeds"])
+        last[row["seed"]] = {**row, "trainer": NAMES["ours"], "seconds": float(row["seconds_of_all_seeds"]) / together}
+    curve = [
+        {
+            "task": task,
+            "trainer": NAMES["ours"],
+            "seed": row["seed"],
+            "env_steps": row["env_steps"],
+            "seconds": float(row["env_steps"]) / float(last[row["seed"]]["env_steps"]) * last[row["seed"]]["seconds"],
+            "return_mean": row["evaluation_return_mean"],
+        }
+        for row in read(OURS / f"{task}.csv")
+        if row["evaluation_return_mean"] and row["seed"] in last
+    ]
+    return curve, list(last.values())
+
+
+def group_of(task: str, trainer: str, rows: Sequence[Row]) -> CurveGroup:
+    """Return the curves of a task and trainer, a curve a seed."""
+    curves = []
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        own = [row for row in rows if row["seed"] == seed]
+        steps, seconds, returns = (
+            np.array([float(row[key]) for row in own]) for key in ("env_steps", "seconds", "return_mean")
         )
+        curves.append(Curve(steps, seconds, returns, np.ones_like(steps)))
+    return CurveGroup(task, trainer, tuple(curves))
+
+
+def told(values: Sequence[float]) -> str:
+    """Return the interquartile mean and its interval as words."""
+    found = np.asarray(values, float)[:, None]
+    if len(found) < 2 or not np.isfinite(found).all():
+        return ""
+    low, high = bootstrap_interval(found)
+    return f"{interquartile_mean(found)[0]:.6g} ({low[0]:.6g} to {high[0]:.6g})"
+
+
+def at(curve: Curve, axis: np.ndarray, place: float) -> float:
+    """Return the return at a place along an axis: of the last policy there, where training had ended before."""
+    return float(np.interp(place, axis, curve.returns, left=np.nan))
+
+
+def tables() -> None:
+    """Write tasks.csv and the pictures of all that is there."""
+    curves, runs = read(RESULTS / "curves.csv"), read(RESULTS / "runs.csv")
+    rows, groups = [], []
+    for task in [name for name in PPO if (OURS / f"{name}.csv").is_file()]:
+        own_curve, own_runs = ours(task)
+        every = [*own_curve, *(row for row in curves if row["task"] == task)]
+        finals = [*own_runs, *(row for row in runs if row["task"] == task)]
+        steps, seconds = (float(np.mean([float(row[key]) for row in own_runs])) for key in ("env_steps", "seconds"))
+        for trainer in dict.fromkeys(row["trainer"] for row in every):
+            group = group_of(task, trainer, [row for row in every if row["trainer"] == trainer])
+            last = [row for row in finals if row["trainer"] == trainer]
+            returns = [float(row["return_mean"]) for row in last]
+            lower, median, upper = np.quantile(returns, (0.25, 0.5, 0.75))
+            groups.append(group)
+            rows.append(
+                {
+                    "task": task,
+                    "trainer": trainer,
+                    "seeds": len(last),
+                    "env_steps": round(np.median([float(row["env_steps"]) for row in last])),
+                    "seconds": short(float(np.median([float(row["seconds"]) for row in last]))),
+                    "at_the_end": told(returns),
+                    "at_our_seconds": told([at(one, one.wall_time, seconds) for one in group.curves]),
+                    "at_our_steps": told([at(one, one.env_steps, steps) for one in group.curves]),
+                    "worst_seed": short(min(returns)),
+                    "spread_over_median": f"{abs((upper - lower) / median):.4f}",
+                    "failure_rate_mean": f"{np.mean([float(row['failure_rate']) for row in last]):.4f}",
+                    "failure_rate_worst": f"{max(float(row['failure_rate']) for row in last):.4f}",
+                    "detrended_spread": short(float(np.mean([detrended_spread(one.returns) for one in group.curves]))),
+                    "worst_drawdowns": short(float(np.mean([worst_drawdowns(one.returns) for one in group.curves]))),
+                }
+            )
+    write(RESULTS / "tasks.csv", rows)
+    for axis in ("env_steps", "wall_time"):
+        figure = groups_figure([band(one, axis) for one in groups], axis, 1)
+        for panel in figure.axes:
+            panel.set_ylabel("return without noise")
+        save_figure(figure, RESULTS / f"{axis}.png")
+
+
+def main(arguments: Arguments) -> None:
+    """Run what has not been run yet and keep the tables up to date."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for task in arguments.tasks:
+        for trainer in ("ppo", "sac") if task in SAC else ("ppo",):
+            for seed in arguments.seeds:
+                keep(trained(task, trainer, seed, arguments))
+                tables()
 
 
 if __name__ == "__main__":
-    Comparison(tyro.cli(Arguments)).run()
+    main(tyro.cli(Arguments))

@@ -59,6 +59,13 @@ def test_iterations_without_an_episode_are_bridged_inside_and_absent_outside() -
     np.testing.assert_array_equal(band(group(records([None, 1.0, None, None, 4.0, None]))).x, [20, 50])
 
 
+def test_across_time_is_of_each_seed_by_itself() -> None:
+    """Changes 4, -1, 5, 0 and -10, 20, -7 by hand, 1 and 10 below the best; a seed of one return says nothing."""
+    seeds = records([0.0, 4.0, 3.0, 8.0, 8.0]), records([None, 10.0, 0.0, 20.0, 13.0]), records([None, 5.0])
+    assert group(*seeds).across_time() == pytest.approx(((4.5 + 15.0) / 2, (1.0 + 10.0) / 2))
+    assert group(records([7.0, None])).across_time() is None
+
+
 def test_interquartile_mean_and_interval_at_every_place() -> None:
     returns = np.random.default_rng(0).normal(size=(9, 20))
     one = band(group(*(records(list(row)) for row in returns)))

@@ -98,6 +98,7 @@ def test_the_summary_is_that_of_the_run(plain: Run) -> None:
     words = Page(report_page(plain.path)).words
     evaluation = plain.summary["evaluation"]
     assert f"{float(evaluation['return_mean']):,.6g}" in words and f"over {evaluation['episodes']} episodes" in words
+    assert "Across time" in words and "falls below its best" in words
     assert "4 iterations, 256 control steps" in words
 
 

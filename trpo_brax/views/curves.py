@@ -14,6 +14,7 @@ import numpy as np
 from trpo_brax.checked import walk
 from trpo_brax.config import Config, shaping_differences
 from trpo_brax.errors import UserError
+from trpo_brax.evaluation.across_time import detrended_spread, worst_drawdowns
 from trpo_brax.evaluation.interquartile import Floats, bootstrap_interval, interquartile_mean
 from trpo_brax.runs.files import write_text
 
@@ -84,6 +85,13 @@ class CurveGroup:
     """What sets the configuration apart from the task's others; empty where there is no other."""
     curves: tuple[Curve, ...]
 
+    def across_time(self) -> tuple[float, float] | None:
+        """Return the detrended spread and the worst drawdowns of a seed, means over seeds; None without two returns."""
+        known = [returns for _, returns in (curve.points("env_steps") for curve in self.curves) if returns.size > 1]
+        if not known:
+            return None
+        return float(np.mean([*map(detrended_spread, known)])), float(np.mean([*map(worst_drawdowns, known)]))
+
 
 @dataclasses.dataclass(frozen=True)
 class Band:
@@ -103,6 +111,8 @@ class Band:
     """[X]."""
     present: np.ndarray
     """[X], how many seeds have a return at or before and at or after x."""
+    across_time: tuple[float, float] | None
+    """Of the group."""
 
 
 def group_runs(runs: Iterable[RecordedRun]) -> list[CurveGroup]:
@@ -158,7 +168,7 @@ def band(group: CurveGroup, axis: Axis = "env_steps", window: int = 1) -> Band:
     complete = present == seeds
     if seeds > 1 and complete.any():
         low[complete], high[complete] = bootstrap_interval(returns[:, complete])
-    return Band(group.task, group.label, seeds, x, iqm, low, high, present)
+    return Band(group.task, group.label, seeds, x, iqm, low, high, present, group.across_time())
 
 
 def write_bands(bands: Sequence[Band], file: Path, axis: Axis = "env_steps") -> None:

@@ -163,6 +163,8 @@ def _legend(one: Band) -> str:
     said = {0: "no iterations", 1: "1 seed, no interval"}.get(
         one.seeds, f"interquartile mean of {one.seeds} seeds, 95% bootstrap interval"
     )
+    if one.across_time is not None:
+        said += "; across time: spread {:.4g}, worst drawdowns {:.4g}".format(*one.across_time)
     return textwrap.fill(f"{one.label}: {said}" if one.label else said, 80)
 
 

@@ -15,7 +15,7 @@ from trpo_brax.runs.files import open_plain, read_json
 from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.records import read_metrics
 from trpo_brax.views.certificate_page import certificate_body
-from trpo_brax.views.curves import RecordedRun
+from trpo_brax.views.curves import RecordedRun, group_runs
 from trpo_brax.views.page import document, picture, table, text, video
 from trpo_brax.views.plots import learning_figure, png_of
 from trpo_brax.views.training_plots import training_figure
@@ -92,7 +92,14 @@ def _pictures(folder: RunFolder, config: Config, records: Sequence[dict[str, Any
     if not records:
         return "<h2>Training</h2>\n<p>There are no iterations yet.</p>"
     run = RecordedRun(title, config, records)
-    return (
+    across_time = group_runs([run])[0].across_time()
+    steadiness = (
+        ""
+        if across_time is None
+        else "<p>Across time, by sampled actions: the middle half of a seed's changes from one iteration to the next "
+        "spans {:,.4g}, and the worst 5% of its falls below its best are {:,.4g} on average.</p>\n".format(*across_time)
+    )
+    return steadiness + (
         f"<h2>Training</h2>\n{picture(png_of(learning_figure(records, title)), 'Return against control steps')}\n"
         f"{picture(png_of(training_figure(run)), 'What the steps did, iteration by iteration')}"
     )

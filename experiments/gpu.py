@@ -1,0 +1,328 @@
+"""Everything that is claimed of a GPU, on the one that is here, in under 25 minutes on an H100.
+
+    python experiments/gpu.py            # on a CPU: python experiments/gpu.py --small
+
+One part after another, each in a process of its own, so that none holds another's memory. A part that is there is not
+run again; the script can be stopped and started. Results go to experiments/results/gpu/: gpu.json and gpu.html, a table
+a part, with the card's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import trpo_brax as tb
+from trpo_brax.config import Config
+from trpo_brax.views.page import document, table, text
+
+RESULTS = Path(__file__).parent / "results" / "gpu"
+TARGETS = {"ant": 7500.0, "humanoid": 6000.0}
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Everything that is claimed of a GPU, on the one that is here."""
+
+    small: bool = False
+    """A dry run of seconds to minutes on whatever is here: small tasks, few environments, few steps."""
+    parts: tuple[str, ...] = ()
+    """Parts to run; by default all of them."""
+    results_dir: Path = RESULTS
+    """Where gpu.json and gpu.html are written."""
+    runs_dir: Path = Path("runs/gpu")
+    """Where the runs are kept."""
+    inside: bool = False
+    """Run the one part in this process and print its rows as JSON; what the script calls itself with."""
+
+
+def command(*words: object, environment: dict[str, str] | None = None) -> str:
+    """Return what a command of trpo-brax prints.
+
+    Raises:
+        RuntimeError: its exit status is not 0; with what it said.
+    """
+    line = [sys.executable, "-m", "trpo_brax", *map(str, words)]
+    done = subprocess.run(line, env=os.environ | (environment or {}), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(line[2:])} ended with status {done.returncode}: {done.stderr[-800:]}")
+    return done.stdout
+
+
+def trained(config: Config, folder: Path, *, evaluated: bool = False) -> tb.Run:
+    """Train, or open what is there."""
+    quiet = config if evaluated else tb.override(config, eval_every=0, final_evaluation_episodes=0)
+    return tb.train(quiet, run_dir=folder, resume=(folder / "config.json").is_file())
+
+
+def base(arguments: Arguments) -> Config:
+    """Return a short run: of hopper, or of the pendulum."""
+    if arguments.small:
+        return tb.override(tb.preset("inverted_pendulum"), num_envs=16, unroll_length=16, total_steps=2048)
+    return tb.override(tb.preset("hopper"), total_steps=1_000_000)
+
+
+def bench(arguments: Arguments) -> list[Row]:
+    """How fast: physics, physics with inference, training, by task and number of environments."""
+    tasks = ("inverted_pendulum",) if arguments.small else ("hopper", "ant", "humanoid")
+    sizes = (16, 32) if arguments.small else (1024, 4096, 16384)
+    lines = [
+        ("bench", task, "--num-envs", n, "--unroll-length", 16 if arguments.small else 32)
+        for task in tasks
+        for n in sizes
+    ]
+    # Compiling is what takes long: this fills the cache, and its figures are thrown away.
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda line: command(*line, "--skip-start", "--repeats", 1), lines))
+    rows = []
+    for line in lines:
+        told = json.loads(command(*line, "--skip-start", "--repeats", 3, "--json"))
+        names = ("physics_steps_per_second", "rollout_steps_per_second", "training_steps_per_second")
+        more = ("rollout_to_physics", "training_to_physics", "iteration_ms")
+        planned = told["peak_memory_bytes"] / 2**20
+        rows.append(
+            {
+                "task": told["task"],
+                "num_envs": told["num_envs"],
+                **{name: told[name] for name in (*names, *more)},
+                "planned_mib": planned,
+            }
+        )
+    return rows
+
+
+def targets(arguments: Arguments) -> list[Row]:
+    """How long to the return that a task is to reach, by the mean action."""
+    rows = []
+    for task, target in {"inverted_pendulum": 10.0}.items() if arguments.small else TARGETS.items():
+        config = tb.preset(task)
+        if arguments.small:
+            config = tb.override(base(arguments), checkpoint_every=4, eval_episodes=8)
+        run = trained(config, arguments.runs_dir / f"target-{task}", evaluated=True)
+        records = run.metrics()
+        reached = next((row for row in records if (row["evaluation_return_mean"] or -1e9) >= target), None)
+        last = run.summary["evaluation"]
+        rows.append(
+            {
+                "task": task,
+                "target": target,
+                "seconds_to_target": reached and reached["wall_time_s"],
+                "steps_to_target": reached and reached["env_steps"],
+                "seconds": records[-1]["wall_time_s"],
+                "env_steps": records[-1]["env_steps"],
+                "return_mean": last["return_mean"],
+                "failure_rate": last["failure_rate"],
+            }
+        )
+    return rows
+
+
+def repeatability(arguments: Arguments) -> list[Row]:
+    """D0 to D2 of docs/reliability.md, with --deterministic and without: are all parameters the same, bit for bit?"""
+    rows = []
+    for deterministic in (True, False):
+        config = tb.override(base(arguments), deterministic=deterministic)
+        name = "deterministic" if deterministic else "as it is"
+        folder = arguments.runs_dir / f"repeat-{deterministic}"
+        first = _fingerprints(trained(config, folder / "first"))
+        for told, run in (
+            ("D0: again in the same process", trained(config, folder / "again")),
+            ("D1: in another process", _elsewhere(config, folder / "elsewhere")),
+            ("D2: stopped half-way and resumed", _resumed(config, folder / "resumed")),
+        ):
+            rows.append(
+                {"setting": name, "what": told, "iterations": len(first), "same_bits": _fingerprints(run) == first}
+            )
+    return rows
+
+
+def _fingerprints(run: tb.Run) -> list[Any]:
+    return [row["parameter_fingerprint"] for row in run.metrics()]
+
+
+def _resumed(config: Config, folder: Path) -> tb.Run:
+    if not (folder / "config.json").is_file():
+        trained(tb.override(config, total_steps=config.total_steps // 2), folder)
+    return trained(config, folder)
+
+
+def _elsewhere(config: Config, folder: Path) -> tb.Run:
+    """Train by the command line, by all fields that a run's configuration changes of its task's preset."""
+    changed = {
+        "num_envs": config.rollout.num_envs,
+        "unroll_length": config.rollout.unroll_length,
+        "total_steps": config.total_steps,
+        "eval_every": 0,
+        "final_evaluation_episodes": 0,
+    }
+    words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
+    if config.runtime.deterministic:
+        words.append("--deterministic")
+    if not (folder / "config.json").is_file():
+        command("train", config.task, *words, "--run-dir", folder)
+    return tb.Run.load(folder)
+
+
+def crossing(arguments: Arguments) -> list[Row]:
+    """A policy trained here evaluated on the CPU and here, and the reverse."""
+    episodes = 16 if arguments.small else 1000
+    here = trained(base(arguments), arguments.runs_dir / "crossing-here").path
+    there = arguments.runs_dir / "crossing-cpu"
+    config = tb.override(base(arguments), total_steps=base(arguments).total_steps // 4)
+    if not (there / "config.json").is_file():
+        words = ["--num-envs", config.rollout.num_envs, "--unroll-length", config.rollout.unroll_length]
+        words += ["--total-steps", config.total_steps, "--eval-every", 0, "--final-evaluation-episodes", 0]
+        command("train", config.task, *words, "--platform", "cpu", "--run-dir", there)
+    rows = []
+    for trained_on, run in (("here", here), ("cpu", there)):
+        for platform in ("auto", "cpu"):
+            told = json.loads(command("evaluate", run, "--episodes", episodes, "--platform", platform, "--json"))
+            rows.append({"trained_on": trained_on, "evaluated_on": platform, **_figures(told)})
+    return rows
+
+
+def _figures(told: Row) -> Row:
+    return {name: told[name] for name in ("episodes", "return_mean", "return_std", "return_cvar_05", "failure_rate")}
+
+
+def precision(arguments: Arguments) -> list[Row]:
+    """Does TF32 in the physics change returns? The same policy and episodes, products by default and at highest."""
+    task, steps = ("inverted_pendulum", 2048) if arguments.small else ("hopper", 2_000_000)
+    rows = []
+    for backend in ("spring", "generalized") if arguments.small else ("spring", "generalized", "mjx"):
+        config = tb.override(base(arguments), task=task, backend=backend, total_steps=steps)
+        run = trained(config, arguments.runs_dir / f"precision-{backend}").path
+        for level in ("default", "highest"):
+            setting = {} if level == "default" else {"JAX_DEFAULT_MATMUL_PRECISION": level}
+            episodes = 16 if arguments.small else 2000
+            told = json.loads(command("evaluate", run, "--episodes", episodes, "--json", environment=setting))
+            rows.append({"backend": backend, "precision": level, **_figures(told)})
+    return rows
+
+
+def leaving(arguments: Arguments) -> list[Row]:
+    """What leaves the house: a film by EGL, and the policy as StableHLO, called where this runs."""
+    run = trained(base(arguments), arguments.runs_dir / "crossing-here").path
+    egl = {"MUJOCO_GL": "egl"}
+    command("render", run, "--episodes", 8, "--output", arguments.runs_dir / "videos", environment=egl)
+    films = sorted((arguments.runs_dir / "videos").glob("*.mp4"))
+    exported = arguments.runs_dir / "stablehlo"
+    if not exported.exists():
+        command("export", run, "--format", "stablehlo", "--output", exported)
+    told = json.loads(
+        command(
+            "verify",
+            exported,
+            "--run",
+            run,
+            "--episodes",
+            16 if arguments.small else 1000,
+            "--failure-margin",
+            0.5,
+            "--margin",
+            0.5,
+            "--json",
+        )
+    )
+    return [
+        {
+            "what": f"films by EGL: {', '.join(film.name for film in films)}",
+            "value": sum(film.stat().st_size for film in films),
+        },
+        {"what": "StableHLO: largest difference of an action", "value": told["max_action_difference"]},
+        {"what": "StableHLO: passed", "value": str(told["passed"])},
+    ]
+
+
+def memory(arguments: Arguments) -> list[Row]:
+    """Memory in use at its peak while training, against bench's estimate."""
+    import jax
+
+    num_envs = 16 if arguments.small else 4096
+    config = tb.override(base(arguments), num_envs=num_envs)
+    words = ("--num-envs", num_envs, "--unroll-length", config.rollout.unroll_length, "--skip-start", "--repeats", 1)
+    planned = json.loads(command("bench", config.task, *words, "--json"))["peak_memory_bytes"]
+    trained(config, arguments.runs_dir / "memory")
+    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    mib = {"peak_mib": peak and peak / 2**20, "planned_mib": planned / 2**20}
+    return [{"task": config.task, "num_envs": num_envs, **mib}]
+
+
+PARTS: dict[str, Callable[[Arguments], list[Row]]] = {
+    part.__name__: part for part in (targets, bench, repeatability, precision, crossing, leaving, memory)
+}
+
+
+def page(told: dict[str, Any]) -> str:
+    """Return the tables of all parts as one page."""
+    made_by = f"python experiments/gpu.py{' --small' if told['small'] else ''}"
+    parts = [f'<h1>{text(told["device"])}</h1>\n<p class="sub">{made_by}</p>']
+    for name, part in told["parts"].items():
+        about = (PARTS[name].__doc__ or "").partition("\n")[0]
+        parts.append(f"<h2>{text(about)}</h2>\n<p>{part['seconds']:,.0f} s, commit {text(part['commit'])}.</p>")
+        parts.append(table(tuple(part["rows"][0]), [tuple(row.values()) for row in part["rows"]]))
+    return document(f"On {told['device']}", "\n".join(parts))
+
+
+def main(arguments: Arguments) -> None:
+    """Run what is missing, and write after each part."""
+    if arguments.inside:
+        print(json.dumps(PARTS[arguments.parts[0]](arguments)))
+        return
+    arguments.results_dir.mkdir(parents=True, exist_ok=True)
+    file = arguments.results_dir / "gpu.json"
+    device = subprocess.run(
+        [sys.executable, "-c", "import jax; print(jax.devices()[0].device_kind, 'jax', jax.__version__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    told: dict[str, Any] = (
+        json.loads(file.read_text()) if file.is_file() else {"device": device, "small": arguments.small, "parts": {}}
+    )
+    if (told["device"], told["small"]) != (device, arguments.small):
+        raise SystemExit(
+            f"{file} is of {told['device']}{', small' if told['small'] else ''}; give another --results-dir."
+        )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    for name in arguments.parts or tuple(PARTS):
+        if name in told["parts"]:
+            continue
+        began = time.monotonic()
+        words = [
+            sys.executable,
+            "-m",
+            "experiments.gpu",
+            "--inside",
+            "--parts",
+            name,
+            "--runs-dir",
+            str(arguments.runs_dir.resolve()),
+        ]
+        words += ["--small"] if arguments.small else []
+        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # a part's own commands need room beside it
+        done = subprocess.run(words, env=os.environ | shared, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{name} failed with status {done.returncode}.")
+        rows = json.loads(done.stdout.splitlines()[-1])
+        told["parts"][name] = {"seconds": round(time.monotonic() - began, 1), "commit": commit, "rows": rows}
+        file.write_text(json.dumps(told, indent=1) + "\n")
+        (arguments.results_dir / "gpu.html").write_text(page(told))
+        print(f"{name}: {told['parts'][name]['seconds']:,.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
