@@ -24,6 +24,7 @@ import tyro
 
 import trpo_brax as tb
 from trpo_brax.config import Config
+from trpo_brax.runs.files import write_text
 from trpo_brax.views.page import document, table, text
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
@@ -133,12 +134,12 @@ def repeatability(arguments: Arguments) -> list[Row]:
     rows = []
     for deterministic in (True, False):
         config = tb.override(base(arguments), deterministic=deterministic)
-        name = "deterministic" if deterministic else "as it is"
+        name, flag = ("deterministic", ("--deterministic",)) if deterministic else ("as it is", ())
         folder = arguments.runs_dir / f"repeat-{deterministic}"
         first = _fingerprints(trained(config, folder / "first"))
         for told, run in (
             ("D0: again in the same process", trained(config, folder / "again")),
-            ("D1: in another process", _elsewhere(config, folder / "elsewhere")),
+            ("D1: in another process", _elsewhere(config, folder / "elsewhere", *flag)),
             ("D2: stopped half-way and resumed", _resumed(config, folder / "resumed")),
         ):
             rows.append(
@@ -157,8 +158,8 @@ def _resumed(config: Config, folder: Path) -> tb.Run:
     return trained(config, folder)
 
 
-def _elsewhere(config: Config, folder: Path) -> tb.Run:
-    """Train by the command line, by all fields that a run's configuration changes of its task's preset."""
+def _elsewhere(config: Config, folder: Path, *more: str) -> tb.Run:
+    """Train by the command line, in a process of its own, or open what is there."""
     changed = {
         "num_envs": config.rollout.num_envs,
         "unroll_length": config.rollout.unroll_length,
@@ -167,10 +168,8 @@ def _elsewhere(config: Config, folder: Path) -> tb.Run:
         "final_evaluation_episodes": 0,
     }
     words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
-    if config.runtime.deterministic:
-        words.append("--deterministic")
     if not (folder / "config.json").is_file():
-        command("train", config.task, *words, "--run-dir", folder)
+        command("train", config.task, *words, *more, "--run-dir", folder)
     return tb.Run.load(folder)
 
 
@@ -178,12 +177,8 @@ def crossing(arguments: Arguments) -> list[Row]:
     """A policy trained here evaluated on the CPU and here, and the reverse."""
     episodes = 16 if arguments.small else 1000
     here = trained(base(arguments), arguments.runs_dir / "crossing-here").path
-    there = arguments.runs_dir / "crossing-cpu"
     config = tb.override(base(arguments), total_steps=base(arguments).total_steps // 4)
-    if not (there / "config.json").is_file():
-        words = ["--num-envs", config.rollout.num_envs, "--unroll-length", config.rollout.unroll_length]
-        words += ["--total-steps", config.total_steps, "--eval-every", 0, "--final-evaluation-episodes", 0]
-        command("train", config.task, *words, "--platform", "cpu", "--run-dir", there)
+    there = _elsewhere(config, arguments.runs_dir / "crossing-cpu", "--platform", "cpu").path
     rows = []
     for trained_on, run in (("here", here), ("cpu", there)):
         for platform in ("auto", "cpu"):
@@ -220,21 +215,9 @@ def leaving(arguments: Arguments) -> list[Row]:
     exported = arguments.runs_dir / "stablehlo"
     if not exported.exists():
         command("export", run, "--format", "stablehlo", "--output", exported)
-    told = json.loads(
-        command(
-            "verify",
-            exported,
-            "--run",
-            run,
-            "--episodes",
-            16 if arguments.small else 1000,
-            "--failure-margin",
-            0.5,
-            "--margin",
-            0.5,
-            "--json",
-        )
-    )
+    wide = ("--failure-margin", 0.5, "--margin", 0.5)  # it is the actions that are to be the same
+    episodes = 16 if arguments.small else 1000
+    told = json.loads(command("verify", exported, "--run", run, "--episodes", episodes, *wide, "--json"))
     return [
         {
             "what": f"films by EGL: {', '.join(film.name for film in films)}",
@@ -302,16 +285,8 @@ def main(arguments: Arguments) -> None:
         if name in told["parts"]:
             continue
         began = time.monotonic()
-        words = [
-            sys.executable,
-            "-m",
-            "experiments.gpu",
-            "--inside",
-            "--parts",
-            name,
-            "--runs-dir",
-            str(arguments.runs_dir.resolve()),
-        ]
+        words = [sys.executable, "-m", "experiments.gpu", "--inside", "--parts", name]
+        words += ["--runs-dir", str(arguments.runs_dir.resolve())]
         words += ["--small"] if arguments.small else []
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # a part's own commands need room beside it
         done = subprocess.run(words, env=os.environ | shared, stdout=subprocess.PIPE, text=True, check=False)
@@ -319,8 +294,8 @@ def main(arguments: Arguments) -> None:
             raise SystemExit(f"{name} failed with status {done.returncode}.")
         rows = json.loads(done.stdout.splitlines()[-1])
         told["parts"][name] = {"seconds": round(time.monotonic() - began, 1), "commit": commit, "rows": rows}
-        file.write_text(json.dumps(told, indent=1) + "\n")
-        (arguments.results_dir / "gpu.html").write_text(page(told))
+        write_text(file, json.dumps(told, indent=1) + "\n")
+        write_text(arguments.results_dir / "gpu.html", page(told))
         print(f"{name}: {told['parts'][name]['seconds']:,.0f} s", flush=True)
 
 

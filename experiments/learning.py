@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 import trpo_brax as tb
-from experiments.seeds import Row, seed_rows, short, trained, with_those_of, write
+from experiments.seeds import Row, over_seeds, seconds_of_a_seed, seed_rows, short, trained, with_those_of, write
 
 RESULTS = Path(__file__).parent / "results" / "learning"
 CURVE = (
@@ -89,22 +89,14 @@ def task_rows(rows: Sequence[Row]) -> list[Row]:
     told = []
     for task in dict.fromkeys(row["task"] for row in rows):
         own = [row for row in rows if row["task"] == task]
-        returns = np.array([float(row["return_mean"]) for row in own])
-        together = [row["seconds_of_all_seeds"] for row in own].count(own[0]["seconds_of_all_seeds"])
-        lower, median, upper = np.quantile(returns, (0.25, 0.5, 0.75))
+        steps = int(own[0]["env_steps"])
         told.append(
             {
                 "task": task,
                 "seeds": len(own),
                 "env_steps": own[0]["env_steps"],
-                "steps_per_second": round(together * int(own[0]["env_steps"]) / float(own[0]["seconds_of_all_seeds"])),
-                "worst_seed": short(float(returns.min())),
-                "lower_quartile": short(float(lower)),
-                "median": short(float(median)),
-                "interquartile_range_over_median": f"{abs((upper - lower) / median):.4f}",
-                "worst_episode": min((row["return_min"] for row in own), key=float),
-                "failure_rate_mean": f"{np.mean([float(row['failure_rate']) for row in own]):.4f}",
-                "failure_rate_worst_seed": f"{max(float(row['failure_rate']) for row in own):.4f}",
+                "steps_per_second": round(steps / seconds_of_a_seed(own[0], own)),
+                **over_seeds(own),
                 "commit": own[0]["commit"],
             }
         )

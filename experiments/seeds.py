@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import trpo_brax as tb
 from trpo_brax.config import Config
 from trpo_brax.evaluation import summarize
@@ -57,6 +59,28 @@ def seed_rows(run: tb.Run, names: Row, episode_length: int | None = None) -> lis
             }
         )
     return rows
+
+
+def seconds_of_a_seed(row: Row, rows: Sequence[Row]) -> float:
+    """Return a seed's share of the seconds of the program that it was trained in, of a task's `rows`."""
+    together = [other["seconds_of_all_seeds"] for other in rows].count(row["seconds_of_all_seeds"])
+    return float(row["seconds_of_all_seeds"]) / together
+
+
+def over_seeds(rows: Sequence[Row]) -> Row:
+    """Return what the seeds of a task have in common."""
+    returns = [float(row["return_mean"]) for row in rows]
+    failures = [float(row["failure_rate"]) for row in rows]
+    lower, median, upper = np.quantile(returns, (0.25, 0.5, 0.75))
+    return {
+        "worst_seed": short(min(returns)),
+        "lower_quartile": short(float(lower)),
+        "median": short(float(median)),
+        "interquartile_range_over_median": f"{abs((upper - lower) / median):.4f}",
+        "worst_episode": min((row["return_min"] for row in rows), key=float),
+        "failure_rate_mean": f"{np.mean(failures):.4f}",
+        "failure_rate_worst_seed": f"{max(failures):.4f}",
+    }
 
 
 def short(value: Any) -> Any:

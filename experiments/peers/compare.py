@@ -31,8 +31,7 @@ import numpy as np
 import tyro
 
 from experiments.peers.settings import PPO, SAC
-from experiments.seeds import Row, read, short, with_those_of, write
-from trpo_brax.evaluation.across_time import detrended_spread, worst_drawdowns
+from experiments.seeds import Row, over_seeds, read, seconds_of_a_seed, short, with_those_of, write
 from trpo_brax.evaluation.interquartile import bootstrap_interval, interquartile_mean
 from trpo_brax.views.curves import Curve, CurveGroup, band
 from trpo_brax.views.plots import groups_figure, save_figure
@@ -108,8 +107,7 @@ def ours(task: str) -> tuple[list[Row], list[Row]]:
     finals = [row for row in read(OURS / "summary.csv") if row["task"] == task]
     last = {}
     for row in finals:
-        together = [other["seconds_of_all_seeds"] for other in finals].count(row["seconds_of_all_seeds"])
-        last[row["seed"]] = {**row, "trainer": NAMES["ours"], "seconds": float(row["seconds_of_all_seeds"]) / together}
+        last[row["seed"]] = {**row, "trainer": NAMES["ours"], "seconds": seconds_of_a_seed(row, finals)}
     curve = [
         {
             "task": task,
@@ -163,8 +161,7 @@ def tables() -> None:
         for trainer in dict.fromkeys(row["trainer"] for row in every):
             group = group_of(task, trainer, [row for row in every if row["trainer"] == trainer])
             last = [row for row in finals if row["trainer"] == trainer]
-            returns = [float(row["return_mean"]) for row in last]
-            lower, median, upper = np.quantile(returns, (0.25, 0.5, 0.75))
+            steadiness = group.across_time() or ("", "")
             groups.append(group)
             rows.append(
                 {
@@ -173,15 +170,12 @@ def tables() -> None:
                     "seeds": len(last),
                     "env_steps": round(np.median([float(row["env_steps"]) for row in last])),
                     "seconds": short(float(np.median([float(row["seconds"]) for row in last]))),
-                    "at_the_end": told(returns),
+                    "at_the_end": told([float(row["return_mean"]) for row in last]),
                     "at_our_seconds": told([at(one, one.wall_time, seconds) for one in group.curves]),
                     "at_our_steps": told([at(one, one.env_steps, steps) for one in group.curves]),
-                    "worst_seed": short(min(returns)),
-                    "spread_over_median": f"{abs((upper - lower) / median):.4f}",
-                    "failure_rate_mean": f"{np.mean([float(row['failure_rate']) for row in last]):.4f}",
-                    "failure_rate_worst": f"{max(float(row['failure_rate']) for row in last):.4f}",
-                    "detrended_spread": short(float(np.mean([detrended_spread(one.returns) for one in group.curves]))),
-                    "worst_drawdowns": short(float(np.mean([worst_drawdowns(one.returns) for one in group.curves]))),
+                    **over_seeds(last),
+                    "detrended_spread": short(steadiness[0]),
+                    "worst_drawdowns": short(steadiness[1]),
                 }
             )
     write(RESULTS / "tasks.csv", rows)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from experiments.peers.settings import EPISODE_LENGTH, PPO, SAC, PPOSettings, SA
 from trpo_brax.environments import Task, brax_task
 from trpo_brax.environments.quiet import quiet
 from trpo_brax.evaluation import EpisodeRunner, summarize
+from trpo_brax.runs.files import write_text
 from trpo_brax.runs.provenance import provenance
 
 _SAC_STEPS = 1024
@@ -185,9 +185,7 @@ def main(job: Job) -> None:
         "provenance": provenance(jax.local_devices()),
     }
     job.folder.mkdir(parents=True, exist_ok=True)
-    temporary = job.folder / "result.tmp"
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(temporary, job.folder / "result.json")
+    write_text(job.folder / "result.json", json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -96,12 +96,12 @@ def _pictures(folder: RunFolder, config: Config, records: Sequence[dict[str, Any
     steadiness = (
         ""
         if across_time is None
-        else "<p>Across time, by sampled actions: the middle half of a seed's changes from one iteration to the next "
-        "spans {:,.4g}, and the worst 5% of its falls below its best are {:,.4g} on average.</p>\n".format(*across_time)
+        else "\n<p>Across time, by sampled actions: the middle half of a seed's changes from one iteration to the next "
+        "spans {:,.4g}, and the worst 5% of its falls below its best are {:,.4g} on average.</p>".format(*across_time)
     )
-    return steadiness + (
-        f"<h2>Training</h2>\n{picture(png_of(learning_figure(records, title)), 'Return against control steps')}\n"
-        f"{picture(png_of(training_figure(run)), 'What the steps did, iteration by iteration')}"
+    return (
+        f"<h2>Training</h2>\n{picture(png_of(learning_figure(records, title)), 'Return against control steps')}"
+        f"{steadiness}\n{picture(png_of(training_figure(run)), 'What the steps did, iteration by iteration')}"
     )
 
 
