@@ -31,7 +31,7 @@ _WALKING: dict[str, Any] = {
 PRESETS: dict[str, Config] = {
     "inverted_pendulum": _annealed("inverted_pendulum", 4_800_000, final_log_std=-3.0),
     "inverted_double_pendulum": _annealed("inverted_double_pendulum", 6_000_000, final_log_std=-2.0),
-    # It is where it should be after 50 steps.
+    # It is where it should be after 50 steps; at a horizon of 200, not 100, some seeds stay behind.
     "reacher": _annealed(
         "reacher",
         2_000_000,
@@ -40,7 +40,6 @@ PRESETS: dict[str, Config] = {
         unroll_length=64,
         max_kl=0.02,
         discount=0.99,
-        trace_decay=0.95,
         fisher_fraction=0.2,
     ),
     "hopper": _annealed("hopper", 10_000_000, **_WALKING, fisher_fraction=0.2),
