@@ -26,7 +26,7 @@ from jax.flatten_util import ravel_pytree
 from optax.tree_utils import tree_where
 
 import trpo_brax as tb
-from experiments.seeds import Row, read, seed_rows, trained, with_those_of, write
+from experiments.seeds import Row, over_seeds, read, seed_rows, short, trained, with_those_of, write
 from trpo_brax.algorithm import (
     ConjugateGradientResult,
     Distribution,
@@ -219,6 +219,11 @@ def within_a_region(solved: ConjugateGradientResult, gradient: jax.Array) -> Ful
     return tree_where(jnp.linalg.norm(edge.step) < jnp.linalg.norm(minimum.step), edge, minimum)
 
 
+def region(max_kl: float) -> Variant:
+    """Return another trust region, which shrinks to a tenth as the presets' do."""
+    return Variant(f"a trust region of {max_kl:g} nats", {"max_kl": max_kl, "final_max_kl": max_kl / 10})
+
+
 VARIANTS = {
     "presets": Variant("the presets as they are"),
     "adam": Variant("critic by ten passes of Adam", {"critic": "adam", "critic_epochs": 10, "critic_minibatches": 8}),
@@ -237,12 +242,12 @@ VARIANTS = {
     "learned_spread": Variant("the standard deviation is learned", {"final_log_std": None}),
     "mode": Variant("the mode acts instead of the mean action", stand_in=mode, trained_as="presets"),
     "constant_region": Variant("the trust region does not shrink", {"final_max_kl": None}),
-    "region_of_001": Variant("a trust region of 0.001 nats", {"max_kl": 0.001, "final_max_kl": 0.0001}),
-    "region_of_003": Variant("a trust region of 0.003 nats", {"max_kl": 0.003, "final_max_kl": 0.0003}),
-    "region_of_01": Variant("a trust region of 0.01 nats", {"max_kl": 0.01, "final_max_kl": 0.001}),
-    "region_of_02": Variant("a trust region of 0.02 nats", {"max_kl": 0.02, "final_max_kl": 0.002}),
-    "region_of_04": Variant("a trust region of 0.04 nats", {"max_kl": 0.04, "final_max_kl": 0.004}),
-    "region_of_1": Variant("a trust region of 0.1 nats", {"max_kl": 0.1, "final_max_kl": 0.01}),
+    "region_of_001": region(0.001),
+    "region_of_003": region(0.003),
+    "region_of_01": region(0.01),
+    "region_of_02": region(0.02),
+    "region_of_04": region(0.04),
+    "region_of_1": region(0.1),
     "long_unrolls": Variant("unrolls of 256 steps, so batches two to four times as large", {"unroll_length": 256}),
     "swish": Variant("swish in the hidden layers instead of tanh", {"activation": "swish"}),
     "relu": Variant("relu in the hidden layers instead of tanh", {"activation": "relu"}),
@@ -322,10 +327,8 @@ def summary(rows: list[Row]) -> list[Row]:
                 "variant": key[1],
                 "change": VARIANTS[key[1]].told,
                 "seeds": len(own),
-                "worst_seed": f"{returns.min():.6g}",
-                "interquartile_mean": f"{interquartile_mean(returns):.6g}",
-                "failure_rate_mean": f"{np.mean([float(row['failure_rate']) for row in own]):.4g}",
-                "failure_rate_worst": f"{max(float(row['failure_rate']) for row in own):.4g}",
+                **over_seeds(own),
+                "interquartile_mean": short(float(interquartile_mean(returns))),
                 "steps_to_threshold_median": int(median) if np.isfinite(median) else "",
                 "seconds_of_all_seeds": own[0]["seconds_of_all_seeds"],
             }
