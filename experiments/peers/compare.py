@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from experiments.peers.settings import PPO, SAC
+from experiments.peers.settings import PPO, SAC, Trainer
+from experiments.peers.train import Job
 from experiments.seeds import Row, over_seeds, read, seconds_of_a_seed, short, with_those_of, write
 from trpo_brax.evaluation.interquartile import bootstrap_interval, interquartile_mean
 from trpo_brax.views.curves import Curve, CurveGroup, band
@@ -48,6 +49,8 @@ class Arguments:
 
     tasks: tuple[str, ...] = ()
     """Tasks to train; none: the tables and pictures alone."""
+    trainers: tuple[Trainer, ...] = ("ppo", "sac")
+    """Which of the two; SAC where its authors use it."""
     seeds: tuple[int, ...] = (20, 21, 22, 23, 24)
     """Seeds of each task."""
     seconds: float = 1200.0
@@ -56,14 +59,15 @@ class Arguments:
     """Where the runs and the compilation cache are kept."""
 
 
-def trained(task: str, trainer: str, seed: int, arguments: Arguments) -> Row:
-    """Train, or read what is there."""
-    folder = arguments.runs_dir.resolve() / f"{task}-{trainer}-{seed}"
+def trained(job: Job) -> Row:
+    """Train in a process of its own, or read what is there."""
+    folder = job.folder.resolve()
     if not (folder / "result.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "experiments.peers.train", "--task", task, "--trainer", trainer]
-        words += ["--seed", str(seed), "--folder", str(folder), "--seconds", str(arguments.seconds)]
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(arguments.runs_dir.resolve() / "cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        words = [sys.executable, "-m", "experiments.peers.train"]
+        for name, value in dataclasses.asdict(dataclasses.replace(job, folder=folder)).items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
         with (folder / "log.txt").open("w") as log:
             ended = subprocess.run(words, env=os.environ | cache, stdout=log, stderr=subprocess.STDOUT, check=False)
         if ended.returncode:
@@ -72,21 +76,13 @@ def trained(task: str, trainer: str, seed: int, arguments: Arguments) -> Row:
     return result
 
 
-def keep(result: Row) -> None:
-    """Add a run to runs.csv and curves.csv."""
-    name = {"task": result["task"], "trainer": NAMES[result["trainer"]], "seed": result["seed"]}
-    curve = [
-        {
-            **name,
-            "env_steps": point["env_steps"],
-            "seconds": short(point["seconds"]),
-            "return_mean": short(point["return_mean"]),
-        }
-        for point in result["points"]
-    ]
+def last_of(result: Row) -> Row:
+    """Return a row of what a run ended with."""
     last = result["points"][-1]
-    run = {
-        **name,
+    return {
+        "task": result["task"],
+        "trainer": NAMES[result["trainer"]],
+        "seed": result["seed"],
         "env_steps": last["env_steps"],
         "seconds": short(last["seconds"]),
         "ended_by": result["ended_by"],
@@ -96,7 +92,22 @@ def keep(result: Row) -> None:
         "jax": result["provenance"]["versions"]["jax"],
         "brax": result["provenance"]["versions"]["brax"],
     }
-    for table, mine in (("curves.csv", curve), ("runs.csv", [run])):
+
+
+def keep(result: Row) -> None:
+    """Add a run to runs.csv and curves.csv."""
+    curve = [
+        {
+            "task": result["task"],
+            "trainer": NAMES[result["trainer"]],
+            "seed": result["seed"],
+            "env_steps": point["env_steps"],
+            "seconds": short(point["seconds"]),
+            "return_mean": short(point["return_mean"]),
+        }
+        for point in result["points"]
+    ]
+    for table, mine in (("curves.csv", curve), ("runs.csv", [last_of(result)])):
         rows = with_those_of(RESULTS / table, mine, ["task", "trainer", "seed"])
         rows.sort(key=lambda row: (row["task"], row["trainer"], int(row["seed"]), int(row["env_steps"])))
         write(RESULTS / table, rows)
@@ -190,9 +201,12 @@ def main(arguments: Arguments) -> None:
     """Run what has not been run yet and keep the tables up to date."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     for task in arguments.tasks:
-        for trainer in ("ppo", "sac") if task in SAC else ("ppo",):
+        for trainer in arguments.trainers:
+            if trainer == "sac" and task not in SAC:
+                continue
             for seed in arguments.seeds:
-                keep(trained(task, trainer, seed, arguments))
+                folder = arguments.runs_dir / f"{task}-{trainer}-{seed}"
+                keep(trained(Job(task, trainer, seed, folder, seconds=arguments.seconds)))
                 tables()
 
 

@@ -49,6 +49,8 @@ class Job:
     """Of everything random in the training."""
     folder: Path
     """Where result.json is written."""
+    learning_rate: float | None = None
+    """Its step size, where it is not what its authors published."""
     seconds: float = 1800.0
     """Training ends at the first unit of progress that ends after so many seconds of it, if not before."""
     points: int = 20
@@ -121,7 +123,8 @@ def spread(seconds: Sequence[float], most: int) -> list[int]:
 
 def settings_of(job: Job) -> PPOSettings | SACSettings:
     """Return what the trainer runs with."""
-    return PPO[job.task] if job.trainer == "ppo" else SAC[job.task]
+    settings = PPO[job.task] if job.trainer == "ppo" else SAC[job.task]
+    return settings if job.learning_rate is None else dataclasses.replace(settings, learning_rate=job.learning_rate)
 
 
 def train(job: Job, task: Task) -> _Collector:
@@ -178,6 +181,7 @@ def main(job: Job) -> None:
     result = {
         "task": job.task,
         "trainer": job.trainer,
+        "learning_rate": settings.learning_rate,
         "seed": job.seed,
         "budget_seconds": job.seconds,
         "ended_by": "steps" if collector.units[-1].env_steps >= settings.num_timesteps else "seconds",
