@@ -18,7 +18,15 @@ from trpo_brax.runs.evaluator import Evaluator
 
 EPISODES = 1000
 """Of each seed's last policy, acting by its mean action, drawn from a stream that no training uses."""
-_EVALUATION = ("return_mean", "return_std", "return_min", "return_quantile_05", "length_mean", "failure_rate")
+_EVALUATION = (
+    "return_mean",
+    "return_std",
+    "return_min",
+    "return_quantile_05",
+    "return_cvar_05",
+    "length_mean",
+    "failure_rate",
+)
 
 Row = dict[str, Any]
 
@@ -77,6 +85,7 @@ def over_seeds(rows: Sequence[Row]) -> Row:
         "lower_quartile": short(float(lower)),
         "median": short(float(median)),
         "interquartile_range_over_median": f"{abs((upper - lower) / median):.4f}",
+        "worst_5_percent": short(float(np.mean([float(row["return_cvar_05"] or "nan") for row in rows]))),
         "worst_episode": min((row["return_min"] for row in rows), key=float),
         "failure_rate_mean": f"{np.mean(failures):.4f}",
         "failure_rate_worst_seed": f"{max(failures):.4f}",
