@@ -59,7 +59,7 @@ PRESETS: dict[str, Config] = {
     "humanoid": override(_LOCOMOTION, task="humanoid", total_steps=20_000_000),
     "humanoidstandup": override(_LOCOMOTION, task="humanoidstandup", total_steps=20_000_000),
     "pusher": override(_LOCOMOTION, task="pusher", total_steps=10_000_000),
-    "swimmer": override(_LOCOMOTION, task="swimmer", backend="generalized", total_steps=5_000_000),
+    "swimmer": _annealed("swimmer", 4_000_000, **_WALKING, fisher_fraction=1.0, max_kl=0.02, backend="generalized"),
 }
 
 
