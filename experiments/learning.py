@@ -20,7 +20,8 @@ import numpy as np
 import tyro
 
 import trpo_brax as tb
-from experiments.seeds import Row, over_seeds, seconds_of_a_seed, seed_rows, short, trained, with_those_of, write
+from experiments.seeds import Row, over_seeds, read, seconds_of_a_seed, seed_rows, short, trained, with_those_of, write
+from trpo_brax.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results" / "learning"
 CURVE = (
@@ -45,8 +46,8 @@ CURVE = (
 class Arguments:
     """Train tasks with their presets over many seeds; keep the curves as CSV and draw them."""
 
-    tasks: tuple[str, ...] = ("inverted_pendulum", "inverted_double_pendulum", "reacher", "hopper", "walker2d")
-    """Tasks to train."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to train; none: the tables and the picture alone."""
     seed: int = 0
     """First seed of each task."""
     num_seeds: int = 10
@@ -107,10 +108,10 @@ def draw() -> None:
     """Draw the curves of the CSV files, a panel a task and a thin line a seed, their median a thick one."""
     from matplotlib.figure import Figure
 
-    tasks = [task for task in Arguments().tasks if (RESULTS / f"{task}.csv").is_file()]
-    columns = 2
+    tasks = [task for task in PRESETS if (RESULTS / f"{task}.csv").is_file()]
+    columns = 3
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(4.6 * columns, 2.5 * rows), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns, 2.5 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, task in zip(panels, tasks, strict=False):
         with (RESULTS / f"{task}.csv").open() as file:
@@ -142,7 +143,7 @@ def main(arguments: Arguments) -> None:
         rows = with_those_of(table, seed_rows(one, {"task": task}), ["task", "seed"])
         rows.sort(key=lambda row: (row["task"], int(row["seed"])))
         write(table, rows)
-        write(RESULTS / "tasks.csv", task_rows(rows))
+    write(RESULTS / "tasks.csv", task_rows(read(table)))
     draw()
 
 

@@ -8,8 +8,9 @@ stopped and started again, and two of them may run beside each other on other ta
 - runs.csv, a row a seed: the last policy over 1,000 episodes without noise (their mode, our mean action);
 - curves.csv, a row a policy on the way, over 128 episodes;
 - tasks.csv, a row a task and trainer: interquartile means with 95% bootstrap intervals at the end, at this trainer's
-  training seconds and at its steps; the worst seed, failures; and across time, of the policies on the way (Chan et al.
-  2020): the interquartile range of a seed's changes and the mean of the worst 5% of its drawdowns, means over seeds;
+  training seconds and at its steps; how probably a run of this trainer is better after its seconds; the worst seed,
+  failures; and across time, of the policies on the way (Chan et al. 2020): the interquartile range of a seed's changes
+  and the mean of the worst 5% of its drawdowns, means over seeds;
 - a picture against steps and one against training seconds.
 
 A peer's run ends after the steps that its authors published or after `--seconds` of training, whichever is first.
@@ -160,6 +161,12 @@ def at(curve: Curve, axis: np.ndarray, place: float) -> float:
     return float(np.interp(place, axis, curve.returns, left=np.nan))
 
 
+def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return how often a run of ours is better than one of theirs, a tie counting half (Agarwal et al. 2021, eq. 2)."""
+    margin = np.subtract.outer(np.asarray(ours), np.asarray(theirs))
+    return float(np.mean((np.sign(margin) + 1) / 2))
+
+
 def tables() -> None:
     """Write tasks.csv and the pictures of all that is there."""
     curves, runs = read(RESULTS / "curves.csv"), read(RESULTS / "runs.csv")
@@ -169,11 +176,16 @@ def tables() -> None:
         every = [*own_curve, *(row for row in curves if row["task"] == task)]
         finals = [*own_runs, *(row for row in runs if row["task"] == task)]
         steps, seconds = (float(np.mean([float(row[key]) for row in own_runs])) for key in ("env_steps", "seconds"))
-        for trainer in dict.fromkeys(row["trainer"] for row in every):
+        trainers = dict.fromkeys(row["trainer"] for row in every)
+        for trainer in trainers:
             group = group_of(task, trainer, [row for row in every if row["trainer"] == trainer])
             last = [row for row in finals if row["trainer"] == trainer]
             steadiness = group.across_time() or ("", "")
-            groups.append(group)
+            at_our_seconds = [at(one, one.wall_time, seconds) for one in group.curves]
+            if trainer == NAMES["ours"]:
+                own_at_our_seconds = at_our_seconds
+            if len(trainers) > 1:
+                groups.append(group)
             rows.append(
                 {
                     "task": task,
@@ -182,8 +194,9 @@ def tables() -> None:
                     "env_steps": round(np.median([float(row["env_steps"]) for row in last])),
                     "seconds": short(float(np.median([float(row["seconds"]) for row in last]))),
                     "at_the_end": told([float(row["return_mean"]) for row in last]),
-                    "at_our_seconds": told([at(one, one.wall_time, seconds) for one in group.curves]),
+                    "at_our_seconds": told(at_our_seconds),
                     "at_our_steps": told([at(one, one.env_steps, steps) for one in group.curves]),
+                    "ours_is_better_then": short(probability_of_improvement(own_at_our_seconds, at_our_seconds)),
                     **over_seeds(last),
                     "detrended_spread": short(steadiness[0]),
                     "worst_drawdowns": short(steadiness[1]),
