@@ -77,7 +77,8 @@ def main(arguments: Arguments) -> None:
     config = config_of(arguments)
     if arguments.episode_length is not None:
         tb.override(config, episode_length=arguments.episode_length)  # refused before training, not after it
-    run = trained(config, arguments.runs_dir / "_".join([arguments.task, *arguments.settings, str(arguments.seed)]))
+    name = "_".join([arguments.task, *arguments.settings, str(arguments.seed)])
+    run = trained(config, arguments.runs_dir / name.translate(str.maketrans("[]", "()")))  # no folder may have []
     settings = told(config)
     if arguments.episode_length is not None:
         settings += f" evaluated_over={arguments.episode_length}"

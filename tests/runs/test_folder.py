@@ -77,6 +77,14 @@ class TestCreate:
         with pytest.raises(RunFolderError):
             RunFolder(tmp_path / ("a" * 300)).create(CONFIG)
 
+    @pytest.mark.parametrize("name", ["sizes=[8,8]", "a*", "what?/run"])
+    def test_a_name_that_orbax_takes_for_a_pattern_is_refused(self, name: str, tmp_path: Path) -> None:
+        """Orbax 0.12.8 found nothing to gather there, and its checkpoints lacked every array."""
+        for make in (RunFolder.fresh, lambda folder: folder.create(CONFIG)):
+            with pytest.raises(RunFolderError, match="no checkpoint can be kept under"):
+                make(RunFolder(tmp_path / name))
+        assert contents(tmp_path) == {}
+
     @pytest.mark.parametrize(
         ("config", "name"),
         [(CONFIG, "ant-3"), (override(CONFIG, environment="my.worlds:Maze"), "Maze-3")],

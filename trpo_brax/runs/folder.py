@@ -47,7 +47,8 @@ class RunFolder:
         self.dumps = self.path / "dumps"
 
     def refuse_used(self) -> None:
-        """Raise a `RunFolderError` if there is something at the path already."""
+        """Raise a `RunFolderError` if there is something at the path already, or it is none to keep a run at."""
+        self._refuse_pattern()
         try:
             used = self.path.is_symlink() or (
                 self.path.exists()
@@ -98,6 +99,7 @@ class RunFolder:
         Raises:
             RunFolderError: it cannot be made.
         """
+        self._refuse_pattern()
         path, taken = self.path, 1
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,12 @@ class RunFolder:
                 path = self.path.with_name(f"{self.path.name}-{taken}")
         except OSError as error:
             raise RunFolderError(f"run_dir {path} cannot be written: {error.strerror}.") from error
+
+    def _refuse_pattern(self) -> None:
+        """Refuse a path to which Orbax's `glob` is blind: it would find no array that it wrote, and gather none."""
+        path = str(self.path.absolute())
+        if found := [mark for mark in "*?[" if mark in path]:
+            raise RunFolderError(f"run_dir {path} cannot be used: no checkpoint can be kept under a {found[0]}.")
 
     def read_config(self) -> Config:
         """Return the run's configuration.
