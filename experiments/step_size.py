@@ -57,14 +57,16 @@ def our_rows() -> list[Row]:
 
 
 def draw() -> None:
-    """Draw a row a task, ours on the left: each seed, and their interquartile mean with its 95% interval."""
+    """Draw a row for each task of both, ours on the left: each seed, and their interquartile mean with its interval."""
     from matplotlib.figure import Figure
 
-    peers = [{**row, "step_size": row["learning_rate"]} for row in read(RESULTS / "ppo.csv")]
-    tasks = list(dict.fromkeys(row["task"] for row in peers))
+    ours, peers = our_rows(), [{**row, "step_size": row["learning_rate"]} for row in read(RESULTS / "ppo.csv")]
+    tasks = sorted({row["task"] for row in ours} & {row["task"] for row in peers})
+    if not tasks:
+        return
     figure = Figure(figsize=(9, 2.8 * len(tasks)), layout="constrained")
     panels = figure.subplots(len(tasks), 2, sharey="row", squeeze=False)
-    sides = ((our_rows(), "trpo_brax", "largest KL divergence, nats"), (peers, "Brax PPO", "learning rate"))
+    sides = ((ours, "trpo_brax", "largest KL divergence, nats"), (peers, "Brax PPO", "learning rate"))
     for task, pair in zip(tasks, panels, strict=True):
         for panel, (rows, trainer, axis) in zip(pair, sides, strict=True):
             own = [(float(row["step_size"]), float(row["return_mean"])) for row in rows if row["task"] == task]
