@@ -68,7 +68,7 @@ PRESETS: dict[str, Config] = {
         final_discount=0.999,
     ),
     "halfcheetah": override(_LOCOMOTION, task="halfcheetah", total_steps=10_000_000),
-    "ant": override(_LOCOMOTION, task="ant", total_steps=10_000_000),
+    "ant": _annealed("ant", 10_000_000, **_RUNNING, discount=0.97),
     # At a constant horizon it stands still (100 steps) or runs and falls (33).
     "humanoid": _annealed("humanoid", 12_000_000, **_RUNNING, discount=0.97, final_discount=0.99),
     "humanoidstandup": override(_LOCOMOTION, task="humanoidstandup", total_steps=20_000_000),
