@@ -55,9 +55,18 @@ STEPS = {
     "inverted_double_pendulum": 2_400_000,
     "reacher": 1_000_000,
     "hopper": 2_500_000,
+    "walker2d": 5_000_000,
+    "halfcheetah": 4_000_000,
 }
 """Control steps of a run, over which the trust region shrinks."""
-THRESHOLDS = {"inverted_pendulum": 950.0, "inverted_double_pendulum": 9000.0, "reacher": -100.0, "hopper": 1000.0}
+THRESHOLDS = {
+    "inverted_pendulum": 950.0,
+    "inverted_double_pendulum": 9000.0,
+    "reacher": -100.0,
+    "hopper": 1000.0,
+    "walker2d": 1000.0,
+    "halfcheetah": 3000.0,
+}
 """Mean return by sampled actions, for the steps that it took to get there."""
 
 

@@ -6,7 +6,8 @@ The presets were chosen by these runs and dynamics.py's; what the README reports
 annealed, total_steps is the annealing's length as well, and the trust region shrinks to a tenth of max_kl. Results go
 to experiments/results/tuning.csv: a row a seed, by all that its run's settings changed of the defaults at its commit
 (with + behind it where the package's files had been changed since), and by the time limit of the evaluation's episodes
-(evaluated_over), where it is not the training's.
+(evaluated_over), where it is not the training's. What that took of each task, dynamics.py's runs included, is in
+tuning_budget.csv.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import Annotated, Any
 import tyro
 
 import trpo_brax as tb
-from experiments.seeds import seed_rows, trained, with_those_of, write
+from experiments.seeds import Row, read, seed_rows, short, trained, with_those_of, write
 from trpo_brax.checked import walk
 from trpo_brax.config import Config, shaping_differences
+from trpo_brax.presets import PRESETS
 
-TABLE = Path(__file__).parent / "results" / "tuning.csv"
+RESULTS = Path(__file__).parent / "results"
+TABLE = RESULTS / "tuning.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,27 @@ def told(config: Config) -> str:
     return " ".join(f"{name}={value}" for name, value, _ in walk(config) if name in changed)
 
 
+def budget() -> list[Row]:
+    """Return a row a task: runs of a program, seeds in them, control steps of all, and hours of one device."""
+    rows = [*read(TABLE), *read(RESULTS / "dynamics" / "runs.csv")]
+    told = []
+    for task in PRESETS:
+        # What was evaluated in two ways was trained once.
+        seeds = {(row["commit"], row["seconds_of_all_seeds"], row["seed"]): row for row in rows if row["task"] == task}
+        runs = {(commit, seconds): float(seconds) for commit, seconds, _ in seeds}
+        steps = sum(int(row["env_steps"]) for row in seeds.values()) / 1e6
+        told.append(
+            {
+                "task": task,
+                "runs": len(runs),
+                "seeds": len(seeds),
+                "million_steps": short(steps),
+                "hours": short(sum(runs.values()) / 3600),
+            }
+        )
+    return told
+
+
 def main(arguments: Arguments) -> None:
     """Train, evaluate and write."""
     config = config_of(arguments)
@@ -84,6 +108,7 @@ def main(arguments: Arguments) -> None:
         settings += f" evaluated_over={arguments.episode_length}"
     mine = seed_rows(run, {"task": arguments.task, "settings": settings}, arguments.episode_length)
     write(TABLE, with_those_of(TABLE, mine, ["task", "settings", "env_steps", "seed", "commit"]))
+    write(RESULTS / "tuning_budget.csv", budget())
     print(", ".join(row["return_mean"] for row in mine))
 
 
