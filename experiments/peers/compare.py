@@ -11,7 +11,7 @@ stopped and started again, and two of them may run beside each other on other ta
   training seconds and at its steps; how probably a run of this trainer is better after its seconds; the worst seed,
   failures; and across time, of the policies on the way (Chan et al. 2020): the interquartile range of a seed's changes
   and the mean of the worst 5% of its drawdowns, means over seeds;
-- a picture against steps and one against training seconds.
+- a picture against steps, one against training seconds, and the performance profiles of ours and PPO's.
 
 A peer's run ends after the steps that its authors published or after `--seconds` of training, whichever is first.
 Training seconds hold no imports, compilation or evaluation. This trainer's runs are those of learning.py, all seeds of
@@ -25,8 +25,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
@@ -36,7 +37,10 @@ from experiments.peers.train import Job
 from experiments.seeds import Row, over_seeds, read, seconds_of_a_seed, short, with_those_of, write
 from trpo_brax.evaluation.interquartile import bootstrap_interval, interquartile_mean
 from trpo_brax.views.curves import Curve, CurveGroup, band
-from trpo_brax.views.plots import groups_figure, save_figure
+from trpo_brax.views.plots import COLOURS, groups_figure, save_figure, trim
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OURS = Path(__file__).parents[1] / "results" / "learning"
 RESULTS = Path(__file__).parents[1] / "results" / "peers"
@@ -167,23 +171,49 @@ def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -
     return float(np.mean((np.sign(margin) + 1) / 2))
 
 
+def profiles(scores: Sequence[Mapping[str, Sequence[float]]]) -> Figure:
+    """Draw what share of runs end above a score, and where 95% of stratified bootstraps do (Agarwal et al. 2021, 4.2).
+
+    Args:
+        scores: of each task the returns of each trainer's runs; 0 is to be the lowest of a task's, and 1 its highest.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.7, 3.7), layout="constrained")
+    axes, rng, thresholds = figure.add_subplot(), np.random.default_rng(0), np.linspace(0, 1, 201)
+    for trainer, colour in zip(scores[0], COLOURS, strict=False):
+        drawn = []
+        for own in scores:
+            every = np.concatenate([np.asarray(one) for one in own.values()])
+            scaled = (np.asarray(own[trainer]) - every.min()) / np.ptp(every)
+            again = rng.integers(len(scaled), size=(2000, len(scaled)))
+            again[0] = np.arange(len(scaled))  # the runs as they are
+            drawn.append((scaled[again][..., None] > thresholds).mean(1))
+        shares = np.mean(drawn, 0)
+        axes.fill_between(thresholds, *np.quantile(shares, (0.025, 0.975), 0), color=colour, alpha=0.2, lw=0)
+        axes.plot(thresholds, shares[0], color=colour, lw=2, label=trainer)
+    axes.set(xlabel="score: 0 a task's worst run, 1 its best", ylabel="share of runs above it", ylim=(0, 1.02))
+    axes.legend(frameon=False)
+    trim(axes)
+    return figure
+
+
 def tables() -> None:
     """Write tasks.csv and the pictures of all that is there."""
     curves, runs = read(RESULTS / "curves.csv"), read(RESULTS / "runs.csv")
-    rows, groups = [], []
+    rows, groups, scores = [], [], []
     for task in [name for name in PPO if (OURS / f"{name}.csv").is_file()]:
         own_curve, own_runs = ours(task)
         every = [*own_curve, *(row for row in curves if row["task"] == task)]
         finals = [*own_runs, *(row for row in runs if row["task"] == task)]
         steps, seconds = (float(np.mean([float(row[key]) for row in own_runs])) for key in ("env_steps", "seconds"))
         trainers = dict.fromkeys(row["trainer"] for row in every)
+        then: dict[str, list[float]] = {}
         for trainer in trainers:
             group = group_of(task, trainer, [row for row in every if row["trainer"] == trainer])
             last = [row for row in finals if row["trainer"] == trainer]
             steadiness = group.across_time() or ("", "")
-            at_our_seconds = [at(one, one.wall_time, seconds) for one in group.curves]
-            if trainer == NAMES["ours"]:
-                own_at_our_seconds = at_our_seconds
+            at_our_seconds = then[trainer] = [at(one, one.wall_time, seconds) for one in group.curves]
             if len(trainers) > 1:
                 groups.append(group)
             rows.append(
@@ -196,13 +226,16 @@ def tables() -> None:
                     "at_the_end": told([float(row["return_mean"]) for row in last]),
                     "at_our_seconds": told(at_our_seconds),
                     "at_our_steps": told([at(one, one.env_steps, steps) for one in group.curves]),
-                    "ours_is_better_then": short(probability_of_improvement(own_at_our_seconds, at_our_seconds)),
+                    "ours_is_better_then": short(probability_of_improvement(then[NAMES["ours"]], at_our_seconds)),
                     **over_seeds(last),
                     "detrended_spread": short(steadiness[0]),
                     "worst_drawdowns": short(steadiness[1]),
                 }
             )
+        if NAMES["ppo"] in then:
+            scores.append({name: then[name] for name in (NAMES["ours"], NAMES["ppo"])})
     write(RESULTS / "tasks.csv", rows)
+    save_figure(profiles(scores), RESULTS / "profiles.png")
     for axis in ("env_steps", "wall_time"):
         figure = groups_figure([band(one, axis) for one in groups], axis, 1)
         for panel in figure.axes:
@@ -211,7 +244,7 @@ def tables() -> None:
 
 
 def main(arguments: Arguments) -> None:
-    """Run what has not been run yet and keep the tables up to date."""
+    """Run what has not been run yet, and make tables and pictures of all that is there."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     for task in arguments.tasks:
         for trainer in arguments.trainers:
@@ -220,7 +253,7 @@ def main(arguments: Arguments) -> None:
             for seed in arguments.seeds:
                 folder = arguments.runs_dir / f"{task}-{trainer}-{seed}"
                 keep(trained(Job(task, trainer, seed, folder, seconds=arguments.seconds)))
-                tables()
+    tables()
 
 
 if __name__ == "__main__":
