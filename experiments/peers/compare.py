@@ -161,8 +161,11 @@ def told(values: Sequence[float]) -> str:
 
 
 def at(curve: Curve, axis: np.ndarray, place: float) -> float:
-    """Return the return at a place along an axis: of the last policy there, where training had ended before."""
-    return float(np.interp(place, axis, curve.returns, left=np.nan))
+    """Return the return at a place along an axis: of the last policy, where training had ended before.
+
+    Of the first one, where there is none yet: one unit of PPO's progress may take longer than our whole training.
+    """
+    return float(np.interp(place, axis, curve.returns))
 
 
 def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -> float:
