@@ -68,15 +68,10 @@ PRESETS: dict[str, Config] = {
     ),
     "halfcheetah": _annealed("halfcheetah", 10_000_000, **_RUNNING, discount=0.99),
     "ant": _annealed("ant", 10_000_000, **_RUNNING, **_FALLING),
-    # At a constant horizon it stands still (100 steps) or runs and falls (33).
+    # At a constant horizon, and with ten products, it stood still (100 steps) or ran and fell (33).
     "humanoid": _annealed("humanoid", 12_000_000, **_RUNNING, **_FALLING, final_discount=0.99),
     # It sits up, which is as high as it gets without leaving the ground; at shorter horizons it gets there later.
-    "humanoidstandup": _annealed(
-        "humanoidstandup",
-        6_000_000,
-        **{**_RUNNING, "initial_log_std": 0.0, "final_log_std": -0.75},
-        discount=0.995,
-    ),
+    "humanoidstandup": _annealed("humanoidstandup", 6_000_000, **(_RUNNING | _WALKING), discount=0.995),
     "pusher": override(_LOCOMOTION, task="pusher", total_steps=10_000_000),
     "swimmer": _annealed("swimmer", 4_000_000, **_WALKING, fisher_fraction=1.0, max_kl=0.02, backend="generalized"),
 }
