@@ -29,6 +29,8 @@ from trpo_brax.views.page import document, table, text
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 TARGETS = {"ant": 7500.0, "humanoid": 6000.0}
+WIDE = {"num_envs": 512, "unroll_length": 16}
+"""The presets' batches of 8,192 in fewer time steps: of a GPU each takes as long for 512 environments as for 64."""
 Row = dict[str, Any]
 
 
@@ -71,7 +73,7 @@ def base(arguments: Arguments) -> Config:
     """Return a short run: of hopper, or of the pendulum."""
     if arguments.small:
         return tb.override(tb.preset("inverted_pendulum"), num_envs=16, unroll_length=16, total_steps=2048)
-    return tb.override(tb.preset("hopper"), total_steps=1_000_000)
+    return tb.override(tb.preset("hopper"), **WIDE, total_steps=1_000_000)
 
 
 def bench(arguments: Arguments) -> list[Row]:
@@ -104,19 +106,30 @@ def bench(arguments: Arguments) -> list[Row]:
 
 
 def targets(arguments: Arguments) -> list[Row]:
-    """How long to the return that a task is to reach, by the mean action."""
+    """How long to the return that a task is to reach, by the mean action, in batches of many environments."""
+    return _to_targets(arguments, WIDE)
+
+
+def presets(arguments: Arguments) -> list[Row]:
+    """How long to the return that a task is to reach, by the mean action, with the presets as they are."""
+    return _to_targets(arguments, {})
+
+
+def _to_targets(arguments: Arguments, changed: dict[str, int]) -> list[Row]:
     rows = []
     for task, target in {"inverted_pendulum": 10.0}.items() if arguments.small else TARGETS.items():
-        config = tb.preset(task)
+        config = tb.override(tb.preset(task), **changed)
         if arguments.small:
             config = tb.override(base(arguments), checkpoint_every=4, eval_episodes=8)
-        run = trained(config, arguments.runs_dir / f"target-{task}", evaluated=True)
+        kept = f"{task}-{config.rollout.num_envs}-{config.rollout.unroll_length}"
+        run = trained(config, arguments.runs_dir / f"target-{kept}", evaluated=True)
         records = run.metrics()
         reached = next((row for row in records if (row["evaluation_return_mean"] or -1e9) >= target), None)
         last = run.summary["evaluation"]
         rows.append(
             {
                 "task": task,
+                "num_envs": config.rollout.num_envs,
                 "target": target,
                 "seconds_to_target": reached and reached["wall_time_s"],
                 "steps_to_target": reached and reached["env_steps"],
@@ -193,17 +206,21 @@ def _figures(told: Row) -> Row:
 
 def precision(arguments: Arguments) -> list[Row]:
     """Does TF32 in the physics change returns? The same policy and episodes, products by default and at highest."""
-    task, steps = ("inverted_pendulum", 2048) if arguments.small else ("hopper", 2_000_000)
-    rows = []
-    for backend in ("spring", "generalized") if arguments.small else ("spring", "generalized", "mjx"):
-        config = tb.override(base(arguments), task=task, backend=backend, total_steps=steps)
-        run = trained(config, arguments.runs_dir / f"precision-{backend}").path
+    backends = ("spring", "generalized") if arguments.small else ("spring", "generalized", "mjx")
+    episodes = 16 if arguments.small else 2000
+
+    def of(backend: str) -> list[Row]:
+        config = tb.override(base(arguments), backend=backend)
+        run = _elsewhere(config, arguments.runs_dir / f"precision-{backend}", "--backend", backend).path
+        rows = []
         for level in ("default", "highest"):
             setting = {} if level == "default" else {"JAX_DEFAULT_MATMUL_PRECISION": level}
-            episodes = 16 if arguments.small else 2000
             told = json.loads(command("evaluate", run, "--episodes", episodes, "--json", environment=setting))
             rows.append({"backend": backend, "precision": level, **_figures(told)})
-    return rows
+        return rows
+
+    with ThreadPoolExecutor(len(backends)) as pool:
+        return [row for rows in pool.map(of, backends) for row in rows]
 
 
 def leaving(arguments: Arguments) -> list[Row]:
@@ -243,7 +260,7 @@ def memory(arguments: Arguments) -> list[Row]:
 
 
 PARTS: dict[str, Callable[[Arguments], list[Row]]] = {
-    part.__name__: part for part in (targets, bench, repeatability, precision, crossing, leaving, memory)
+    part.__name__: part for part in (targets, bench, repeatability, precision, crossing, leaving, memory, presets)
 }
 
 
@@ -278,9 +295,12 @@ def main(arguments: Arguments) -> None:
         raise SystemExit(
             f"{file} is of {told['device']}{', small' if told['small'] else ''}; give another --results-dir."
         )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    commit = (
+        os.environ.get("GIT_COMMIT")
+        or subprocess.run(  # where the code is without its history
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout
+    )
     for name in arguments.parts or tuple(PARTS):
         if name in told["parts"]:
             continue
@@ -293,7 +313,7 @@ def main(arguments: Arguments) -> None:
         if done.returncode:
             raise SystemExit(f"{name} failed with status {done.returncode}.")
         rows = json.loads(done.stdout.splitlines()[-1])
-        told["parts"][name] = {"seconds": round(time.monotonic() - began, 1), "commit": commit, "rows": rows}
+        told["parts"][name] = {"seconds": round(time.monotonic() - began, 1), "commit": commit[:12], "rows": rows}
         write_text(file, json.dumps(told, indent=1) + "\n")
         write_text(arguments.results_dir / "gpu.html", page(told))
         print(f"{name}: {told['parts'][name]['seconds']:,.0f} s", flush=True)
