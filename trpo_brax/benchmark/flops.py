@@ -30,7 +30,8 @@ def product_forward_passes(networks: Networks, settings: TrustRegionConfig, samp
     weights = jax.ShapeDtypeStruct((samples,), jnp.float32)
 
     def flops(function: Any, *arguments: Any) -> float:
-        lowered: Any = jax.jit(function).lower(*arguments)
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):  # before compiling, a GPU's client counts nothing
+            lowered: Any = jax.jit(function).lower(*arguments)
         return float(lowered.cost_analysis()["flops"])
 
     products = [chained_products(policy, settings.damping, count) for count in (1, 2)]
