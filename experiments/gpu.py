@@ -1,10 +1,10 @@
-"""Everything that is claimed of a GPU, on the one that is here, in under 25 minutes on an H100.
+"""Everything that is claimed of a GPU, on the one that is here.
 
     python experiments/gpu.py            # on a CPU: python experiments/gpu.py --small
 
-One part after another, each in a process of its own, so that none holds another's memory. A part that is there is not
-run again; the script can be stopped and started. Results go to experiments/results/gpu/: gpu.json and gpu.html, a table
-a part, with the card's name.
+Each part in a process of its own, so that none holds another's memory, and beside each other those that time nothing. A
+part that is there is not run again, nor within a part a run or a command that ended; so the script can be stopped and
+started. Results go to experiments/results/gpu/: gpu.json and gpu.html, a table a part, with the card's name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import tyro
@@ -28,9 +29,14 @@ from trpo_brax.runs.files import write_text
 from trpo_brax.views.page import document, table, text
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
-TARGETS = {"ant": 7500.0, "humanoid": 6000.0}
 WIDE = {"num_envs": 512, "unroll_length": 16}
 """The presets' batches of 8,192 in fewer time steps: of a GPU each takes as long for 512 environments as for 64."""
+TARGETS: tuple[tuple[str, float, dict[str, int]], ...] = (
+    ("ant", 7500.0, WIDE),
+    ("humanoid", 6000.0, WIDE),
+    ("humanoid", 6000.0, {}),
+)
+"""Task, return to reach, and what differs from its preset."""
 Row = dict[str, Any]
 
 
@@ -76,53 +82,54 @@ def base(arguments: Arguments) -> Config:
     return tb.override(tb.preset("hopper"), **WIDE, total_steps=1_000_000)
 
 
-def bench(arguments: Arguments) -> list[Row]:
-    """How fast: physics, physics with inference, training, by task and number of environments."""
+def told(file: Path, *words: object, environment: dict[str, str] | None = None) -> Row:
+    """Return what a command of trpo-brax says in JSON, or what it said when it ran before."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, command(*words, "--json", environment=environment))
+    row: Row = json.loads(file.read_text())
+    return row
+
+
+def _benches(arguments: Arguments) -> list[tuple[str, tuple[object, ...]]]:
     tasks = ("inverted_pendulum",) if arguments.small else ("hopper", "ant", "humanoid")
     sizes = (16, 32) if arguments.small else (1024, 4096, 16384)
-    lines = [
-        ("bench", task, "--num-envs", n, "--unroll-length", 16 if arguments.small else 32)
+    length = 16 if arguments.small else 32
+    return [
+        (f"bench-{task}-{n}.json", ("bench", task, "--num-envs", n, "--unroll-length", length, "--skip-start"))
         for task in tasks
         for n in sizes
     ]
-    # Compiling is what takes long: this fills the cache, and its figures are thrown away.
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda line: command(*line, "--skip-start", "--repeats", 1), lines))
+
+
+def compiled(arguments: Arguments) -> list[Row]:
+    """What bench is to measure, compiled into the cache, which is what takes long of it."""
+    benches = _benches(arguments)
+    with ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2)) as pool:
+        list(pool.map(lambda one: command(*one[1], "--repeats", 1), benches))
+    return [{"benches": len(benches)}]
+
+
+def bench(arguments: Arguments) -> list[Row]:
+    """How fast: physics, physics with inference, training, by task and number of environments."""
     rows = []
-    for line in lines:
-        told = json.loads(command(*line, "--skip-start", "--repeats", 3, "--json"))
+    for file, words in _benches(arguments):
+        one = told(arguments.runs_dir / file, *words, "--repeats", 3)
         names = ("physics_steps_per_second", "rollout_steps_per_second", "training_steps_per_second")
         more = ("rollout_to_physics", "training_to_physics", "iteration_ms")
-        planned = told["peak_memory_bytes"] / 2**20
-        rows.append(
-            {
-                "task": told["task"],
-                "num_envs": told["num_envs"],
-                **{name: told[name] for name in (*names, *more)},
-                "planned_mib": planned,
-            }
-        )
+        planned = {"planned_mib": one["peak_memory_bytes"] / 2**20}
+        rows.append({name: one[name] for name in ("task", "num_envs", *names, *more)} | planned)
     return rows
 
 
 def targets(arguments: Arguments) -> list[Row]:
-    """How long to the return that a task is to reach, by the mean action, in batches of many environments."""
-    return _to_targets(arguments, WIDE)
-
-
-def presets(arguments: Arguments) -> list[Row]:
-    """How long to the return that a task is to reach, by the mean action, with the presets as they are."""
-    return _to_targets(arguments, {})
-
-
-def _to_targets(arguments: Arguments, changed: dict[str, int]) -> list[Row]:
+    """How long to the return that a task is to reach, by the mean action."""
     rows = []
-    for task, target in {"inverted_pendulum": 10.0}.items() if arguments.small else TARGETS.items():
+    for task, target, changed in (("inverted_pendulum", 10.0, {}),) if arguments.small else TARGETS:
         config = tb.override(tb.preset(task), **changed)
         if arguments.small:
             config = tb.override(base(arguments), checkpoint_every=4, eval_episodes=8)
-        kept = f"{task}-{config.rollout.num_envs}-{config.rollout.unroll_length}"
-        run = trained(config, arguments.runs_dir / f"target-{kept}", evaluated=True)
+        run = trained(config, arguments.runs_dir / f"target-{task}-{config.rollout.num_envs}", evaluated=True)
         records = run.metrics()
         reached = next((row for row in records if (row["evaluation_return_mean"] or -1e9) >= target), None)
         last = run.summary["evaluation"]
@@ -195,13 +202,14 @@ def crossing(arguments: Arguments) -> list[Row]:
     rows = []
     for trained_on, run in (("here", here), ("cpu", there)):
         for platform in ("auto", "cpu"):
-            told = json.loads(command("evaluate", run, "--episodes", episodes, "--platform", platform, "--json"))
-            rows.append({"trained_on": trained_on, "evaluated_on": platform, **_figures(told)})
+            file = arguments.runs_dir / f"crossing-{trained_on}-{platform}.json"
+            one = told(file, "evaluate", run, "--episodes", episodes, "--platform", platform)
+            rows.append({"trained_on": trained_on, "evaluated_on": platform, **_figures(one)})
     return rows
 
 
-def _figures(told: Row) -> Row:
-    return {name: told[name] for name in ("episodes", "return_mean", "return_std", "return_cvar_05", "failure_rate")}
+def _figures(one: Row) -> Row:
+    return {name: one[name] for name in ("episodes", "return_mean", "return_std", "return_cvar_05", "failure_rate")}
 
 
 def precision(arguments: Arguments) -> list[Row]:
@@ -211,12 +219,15 @@ def precision(arguments: Arguments) -> list[Row]:
 
     def of(backend: str) -> list[Row]:
         config = tb.override(base(arguments), backend=backend)
+        if backend == "mjx":  # it takes ten times as long
+            config = tb.override(config, total_steps=config.total_steps // 4)
         run = _elsewhere(config, arguments.runs_dir / f"precision-{backend}", "--backend", backend).path
         rows = []
         for level in ("default", "highest"):
             setting = {} if level == "default" else {"JAX_DEFAULT_MATMUL_PRECISION": level}
-            told = json.loads(command("evaluate", run, "--episodes", episodes, "--json", environment=setting))
-            rows.append({"backend": backend, "precision": level, **_figures(told)})
+            file = arguments.runs_dir / f"precision-{backend}-{level}.json"
+            one = told(file, "evaluate", run, "--episodes", episodes, environment=setting)
+            rows.append({"backend": backend, "precision": level, **_figures(one)})
         return rows
 
     with ThreadPoolExecutor(len(backends)) as pool:
@@ -234,14 +245,14 @@ def leaving(arguments: Arguments) -> list[Row]:
         command("export", run, "--format", "stablehlo", "--output", exported)
     wide = ("--failure-margin", 0.5, "--margin", 0.5)  # it is the actions that are to be the same
     episodes = 16 if arguments.small else 1000
-    told = json.loads(command("verify", exported, "--run", run, "--episodes", episodes, *wide, "--json"))
+    one = told(arguments.runs_dir / "verified.json", "verify", exported, "--run", run, "--episodes", episodes, *wide)
     return [
         {
             "what": f"films by EGL: {', '.join(film.name for film in films)}",
             "value": sum(film.stat().st_size for film in films),
         },
-        {"what": "StableHLO: largest difference of an action", "value": told["max_action_difference"]},
-        {"what": "StableHLO: passed", "value": str(told["passed"])},
+        {"what": "StableHLO: largest difference of an action", "value": one["max_action_difference"]},
+        {"what": "StableHLO: passed", "value": str(one["passed"])},
     ]
 
 
@@ -252,27 +263,32 @@ def memory(arguments: Arguments) -> list[Row]:
     num_envs = 16 if arguments.small else 4096
     config = tb.override(base(arguments), num_envs=num_envs)
     words = ("--num-envs", num_envs, "--unroll-length", config.rollout.unroll_length, "--skip-start", "--repeats", 1)
-    planned = json.loads(command("bench", config.task, *words, "--json"))["peak_memory_bytes"]
+    planned = told(arguments.runs_dir / "memory.json", "bench", config.task, *words)["peak_memory_bytes"]
     trained(config, arguments.runs_dir / "memory")
     peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     mib = {"peak_mib": peak and peak / 2**20, "planned_mib": planned / 2**20}
     return [{"task": config.task, "num_envs": num_envs, **mib}]
 
 
-PARTS: dict[str, Callable[[Arguments], list[Row]]] = {
-    part.__name__: part for part in (targets, bench, repeatability, precision, crossing, leaving, memory, presets)
-}
+STAGES: tuple[tuple[Callable[[Arguments], list[Row]], ...], ...] = (
+    (targets, compiled),
+    (bench,),
+    (repeatability, crossing, precision),
+    (leaving, memory),
+)
+"""One after another; the parts of each beside each other."""
+PARTS = {part.__name__: part for stage in STAGES for part in stage}
 
 
-def page(told: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> str:
     """Return the tables of all parts as one page."""
-    made_by = f"python experiments/gpu.py{' --small' if told['small'] else ''}"
-    parts = [f'<h1>{text(told["device"])}</h1>\n<p class="sub">{made_by}</p>']
-    for name, part in told["parts"].items():
+    made_by = f"python experiments/gpu.py{' --small' if results['small'] else ''}"
+    parts = [f'<h1>{text(results["device"])}</h1>\n<p class="sub">{made_by}</p>']
+    for name, part in results["parts"].items():
         about = (PARTS[name].__doc__ or "").partition("\n")[0]
         parts.append(f"<h2>{text(about)}</h2>\n<p>{part['seconds']:,.0f} s, commit {text(part['commit'])}.</p>")
         parts.append(table(tuple(part["rows"][0]), [tuple(row.values()) for row in part["rows"]]))
-    return document(f"On {told['device']}", "\n".join(parts))
+    return document(f"On {results['device']}", "\n".join(parts))
 
 
 def main(arguments: Arguments) -> None:
@@ -288,22 +304,20 @@ def main(arguments: Arguments) -> None:
         text=True,
         check=True,
     ).stdout.strip()
-    told: dict[str, Any] = (
+    results: dict[str, Any] = (
         json.loads(file.read_text()) if file.is_file() else {"device": device, "small": arguments.small, "parts": {}}
     )
-    if (told["device"], told["small"]) != (device, arguments.small):
+    if (results["device"], results["small"]) != (device, arguments.small):
         raise SystemExit(
-            f"{file} is of {told['device']}{', small' if told['small'] else ''}; give another --results-dir."
+            f"{file} is of {results['device']}{', small' if results['small'] else ''}; give another --results-dir."
         )
     commit = (
-        os.environ.get("GIT_COMMIT")
-        or subprocess.run(  # where the code is without its history
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout
+        os.environ.get("GIT_COMMIT")  # where the code is without its history
+        or subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     )
-    for name in arguments.parts or tuple(PARTS):
-        if name in told["parts"]:
-            continue
+    writing = Lock()
+
+    def add(name: str) -> None:
         began = time.monotonic()
         words = [sys.executable, "-m", "experiments.gpu", "--inside", "--parts", name]
         words += ["--runs-dir", str(arguments.runs_dir.resolve())]
@@ -312,11 +326,22 @@ def main(arguments: Arguments) -> None:
         done = subprocess.run(words, env=os.environ | shared, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{name} failed with status {done.returncode}.")
-        rows = json.loads(done.stdout.splitlines()[-1])
-        told["parts"][name] = {"seconds": round(time.monotonic() - began, 1), "commit": commit[:12], "rows": rows}
-        write_text(file, json.dumps(told, indent=1) + "\n")
-        write_text(arguments.results_dir / "gpu.html", page(told))
-        print(f"{name}: {told['parts'][name]['seconds']:,.0f} s", flush=True)
+        part = {
+            "seconds": round(time.monotonic() - began, 1),
+            "commit": commit[:12],
+            "rows": json.loads(done.stdout.splitlines()[-1]),
+        }
+        with writing:
+            have = results["parts"] | {name: part}
+            results["parts"] = {one: have[one] for one in PARTS if one in have}
+            write_text(file, json.dumps(results, indent=1) + "\n")
+            write_text(arguments.results_dir / "gpu.html", page(results))
+        print(f"{name}: {part['seconds']:,.0f} s", flush=True)
+
+    for stage in STAGES:
+        asked = [one.__name__ for one in stage if one.__name__ in (arguments.parts or PARTS)]
+        with ThreadPoolExecutor(len(stage)) as pool:
+            list(pool.map(add, [name for name in asked if name not in results["parts"]]))
 
 
 if __name__ == "__main__":
