@@ -188,7 +188,8 @@ def profiles(scores: Sequence[Mapping[str, Sequence[float]]]) -> Figure:
         drawn = []
         for own in scores:
             every = np.concatenate([np.asarray(one) for one in own.values()])
-            scaled = (np.asarray(own[trainer]) - every.min()) / np.ptp(every)
+            above = np.asarray(own[trainer]) - every.min()
+            scaled = above / np.ptp(every) if np.ptp(every) else np.ones_like(above)  # all are the best where all tie
             again = rng.integers(len(scaled), size=(2000, len(scaled)))
             again[0] = np.arange(len(scaled))  # the runs as they are
             drawn.append((scaled[again][..., None] > thresholds).mean(1))
@@ -238,7 +239,8 @@ def tables() -> None:
         if NAMES["ppo"] in then:
             scores.append({name: then[name] for name in (NAMES["ours"], NAMES["ppo"])})
     write(RESULTS / "tasks.csv", rows)
-    save_figure(profiles(scores), RESULTS / "profiles.png")
+    if scores:
+        save_figure(profiles(scores), RESULTS / "profiles.png")
     for axis in ("env_steps", "wall_time"):
         figure = groups_figure([band(one, axis) for one in groups], axis, 1)
         for panel in figure.axes:
