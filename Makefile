@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make train       train the inverted pendulum; make train ARGS="hopper --num-envs 1024" for anything else'
+	@echo 'make train       train the inverted pendulum; make train ARGS="hopper --max-kl 0.02" for anything else'
 	@echo '                 on an NVIDIA GPU: make train ACCELERATOR=cuda12 (or cuda13), remembered in .venv'
 	@echo 'make test        the tests that take seconds'
 	@echo 'make test-slow   the tests that take minutes'

@@ -4,7 +4,8 @@
 
 Each part in a process of its own, so that none holds another's memory, and beside each other those that time nothing. A
 part that is there is not run again, nor within a part a run or a command that ended; so the script can be stopped and
-started. Results go to experiments/results/gpu/: gpu.json and gpu.html, a table a part, with the card's name.
+started. Results go to experiments/results/gpu/, a JSON and a page a card, by its name. What was run by hand of these
+parts, command by command, is in nvidia-h200-in-part.json there.
 """
 
 from __future__ import annotations
@@ -12,25 +13,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tyro
 
 import trpo_brax as tb
+from experiments import seeds
 from trpo_brax.config import Config
 from trpo_brax.runs.files import write_text
 from trpo_brax.views.page import document, table, text
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 WIDE = {"num_envs": 512, "unroll_length": 16}
-"""The presets' batches of 8,192 in fewer time steps: of a GPU each takes as long for 512 environments as for 64."""
+"""The presets' batches of 8,192 in fewer time steps: a GPU is idle between the small pieces of each."""
 TARGETS: tuple[tuple[str, float, dict[str, int]], ...] = (
     ("ant", 7500.0, WIDE),
     ("humanoid", 6000.0, WIDE),
@@ -38,6 +42,7 @@ TARGETS: tuple[tuple[str, float, dict[str, int]], ...] = (
 )
 """Task, return to reach, and what differs from its preset."""
 Row = dict[str, Any]
+Part = Literal["targets", "bench", "repeatability", "unconstrained", "crossing", "precision", "leaving", "memory"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +51,12 @@ class Arguments:
 
     small: bool = False
     """A dry run of seconds to minutes on whatever is here: small tasks, few environments, few steps."""
-    parts: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
     """Parts to run; by default all of them."""
     results_dir: Path = RESULTS
-    """Where gpu.json and gpu.html are written."""
+    """Where the JSON and the page are written."""
     runs_dir: Path = Path("runs/gpu")
-    """Where the runs are kept."""
+    """Where the runs are kept, in a folder by the card's name."""
     inside: bool = False
     """Run the one part in this process and print its rows as JSON; what the script calls itself with."""
 
@@ -70,9 +75,9 @@ def command(*words: object, environment: dict[str, str] | None = None) -> str:
 
 
 def trained(config: Config, folder: Path, *, evaluated: bool = False) -> tb.Run:
-    """Train, or open what is there."""
+    """Train to the end, or open what is there."""
     quiet = config if evaluated else tb.override(config, eval_every=0, final_evaluation_episodes=0)
-    return tb.train(quiet, run_dir=folder, resume=(folder / "config.json").is_file())
+    return seeds.trained(quiet, folder)
 
 
 def base(arguments: Arguments) -> Config:
@@ -91,30 +96,30 @@ def told(file: Path, *words: object, environment: dict[str, str] | None = None) 
     return row
 
 
-def _benches(arguments: Arguments) -> list[tuple[str, tuple[object, ...]]]:
+def bench(arguments: Arguments) -> list[Row]:
+    """How fast: physics, physics with inference, training, by task and number of environments."""
     tasks = ("inverted_pendulum",) if arguments.small else ("hopper", "ant", "humanoid")
     sizes = (16, 32) if arguments.small else (1024, 4096, 16384)
     length = 16 if arguments.small else 32
-    return [
-        (f"bench-{task}-{n}.json", ("bench", task, "--num-envs", n, "--unroll-length", length, "--skip-start"))
+    benches = {
+        arguments.runs_dir / f"bench-{task}-{n}.json": (
+            task,
+            "--num-envs",
+            n,
+            "--unroll-length",
+            length,
+            "--skip-start",
+        )
         for task in tasks
         for n in sizes
-    ]
-
-
-def compiled(arguments: Arguments) -> list[Row]:
-    """What bench is to measure, compiled into the cache, which is what takes long of it."""
-    benches = _benches(arguments)
+    }
+    # Compiling is what takes long: this fills the cache, and its figures are thrown away.
     with ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2)) as pool:
-        list(pool.map(lambda one: command(*one[1], "--repeats", 1), benches))
-    return [{"benches": len(benches)}]
-
-
-def bench(arguments: Arguments) -> list[Row]:
-    """How fast: physics, physics with inference, training, by task and number of environments."""
+        missing = [words for file, words in benches.items() if not file.is_file()]
+        list(pool.map(lambda words: command("bench", *words, "--repeats", 1), missing))
     rows = []
-    for file, words in _benches(arguments):
-        one = told(arguments.runs_dir / file, *words, "--repeats", 3)
+    for file, words in benches.items():
+        one = told(file, "bench", *words, "--repeats", 3)
         names = ("physics_steps_per_second", "rollout_steps_per_second", "training_steps_per_second")
         more = ("rollout_to_physics", "training_to_physics", "iteration_ms")
         planned = {"planned_mib": one["peak_memory_bytes"] / 2**20}
@@ -150,22 +155,27 @@ def targets(arguments: Arguments) -> list[Row]:
 
 
 def repeatability(arguments: Arguments) -> list[Row]:
-    """D0 to D2 of docs/reliability.md, with --deterministic and without: are all parameters the same, bit for bit?"""
-    rows = []
-    for deterministic in (True, False):
-        config = tb.override(base(arguments), deterministic=deterministic)
-        name, flag = ("deterministic", ("--deterministic",)) if deterministic else ("as it is", ())
-        folder = arguments.runs_dir / f"repeat-{deterministic}"
-        first = _fingerprints(trained(config, folder / "first"))
-        for told, run in (
+    """D0 to D2 of docs/reliability.md with --deterministic: are all parameters the same, bit for bit?"""
+    return _repeated(arguments, "--deterministic")
+
+
+def unconstrained(arguments: Arguments) -> list[Row]:
+    """And without --deterministic, which no one promises?"""
+    return _repeated(arguments)
+
+
+def _repeated(arguments: Arguments, *flag: str) -> list[Row]:
+    config = tb.override(base(arguments), deterministic=bool(flag))
+    folder = arguments.runs_dir / ("repeated" + "".join(flag))
+    first = _fingerprints(trained(config, folder / "first"))
+    return [
+        {"what": what, "iterations": len(first), "same_bits": _fingerprints(run) == first}
+        for what, run in (
             ("D0: again in the same process", trained(config, folder / "again")),
             ("D1: in another process", _elsewhere(config, folder / "elsewhere", *flag)),
-            ("D2: stopped half-way and resumed", _resumed(config, folder / "resumed")),
-        ):
-            rows.append(
-                {"setting": name, "what": told, "iterations": len(first), "same_bits": _fingerprints(run) == first}
-            )
-    return rows
+            ("D2: ended half-way and resumed", _resumed(config, folder / "resumed")),
+        )
+    ]
 
 
 def _fingerprints(run: tb.Run) -> list[Any]:
@@ -190,6 +200,8 @@ def _elsewhere(config: Config, folder: Path, *more: str) -> tb.Run:
     words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
     if not (folder / "config.json").is_file():
         command("train", config.task, *words, *more, "--run-dir", folder)
+    elif tb.Run.load(folder).summary["status"] != "finished":
+        command("train", "--run-dir", folder, "--resume")
     return tb.Run.load(folder)
 
 
@@ -264,20 +276,22 @@ def memory(arguments: Arguments) -> list[Row]:
     config = tb.override(base(arguments), num_envs=num_envs)
     words = ("--num-envs", num_envs, "--unroll-length", config.rollout.unroll_length, "--skip-start", "--repeats", 1)
     planned = told(arguments.runs_dir / "memory.json", "bench", config.task, *words)["peak_memory_bytes"]
-    trained(config, arguments.runs_dir / "memory")
+    with TemporaryDirectory() as folder:  # a peak is of the process that trained
+        trained(config, Path(folder) / "memory")
     peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     mib = {"peak_mib": peak and peak / 2**20, "planned_mib": planned / 2**20}
     return [{"task": config.task, "num_envs": num_envs, **mib}]
 
 
 STAGES: tuple[tuple[Callable[[Arguments], list[Row]], ...], ...] = (
-    (targets, compiled),
+    (targets,),
     (bench,),
-    (repeatability, crossing, precision),
+    (repeatability, unconstrained, crossing, precision),
     (leaving, memory),
 )
 """One after another; the parts of each beside each other."""
 PARTS = {part.__name__: part for stage in STAGES for part in stage}
+assert {*PARTS} == {*get_args(Part)}
 
 
 def page(results: dict[str, Any]) -> str:
@@ -297,51 +311,48 @@ def main(arguments: Arguments) -> None:
         print(json.dumps(PARTS[arguments.parts[0]](arguments)))
         return
     arguments.results_dir.mkdir(parents=True, exist_ok=True)
-    file = arguments.results_dir / "gpu.json"
     device = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.devices()[0].device_kind, 'jax', jax.__version__)"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
+    name = "-".join(re.findall(r"[a-z0-9.]+", device.lower())) + "-small" * arguments.small
+    file, runs_dir = arguments.results_dir / f"{name}.json", arguments.runs_dir.resolve() / name
     results: dict[str, Any] = (
         json.loads(file.read_text()) if file.is_file() else {"device": device, "small": arguments.small, "parts": {}}
     )
-    if (results["device"], results["small"]) != (device, arguments.small):
-        raise SystemExit(
-            f"{file} is of {results['device']}{', small' if results['small'] else ''}; give another --results-dir."
-        )
     commit = (
         os.environ.get("GIT_COMMIT")  # where the code is without its history
         or subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     )
     writing = Lock()
 
-    def add(name: str) -> None:
+    def add(part: str) -> None:
         began = time.monotonic()
-        words = [sys.executable, "-m", "experiments.gpu", "--inside", "--parts", name]
-        words += ["--runs-dir", str(arguments.runs_dir.resolve())]
+        words = [sys.executable, "-m", "experiments.gpu", "--inside", "--parts", part]
+        words += ["--runs-dir", str(runs_dir)]
         words += ["--small"] if arguments.small else []
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # a part's own commands need room beside it
         done = subprocess.run(words, env=os.environ | shared, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise SystemExit(f"{name} failed with status {done.returncode}.")
-        part = {
+            raise SystemExit(f"{part} failed with status {done.returncode}.")
+        mine = {
             "seconds": round(time.monotonic() - began, 1),
             "commit": commit[:12],
             "rows": json.loads(done.stdout.splitlines()[-1]),
         }
         with writing:
-            have = results["parts"] | {name: part}
+            have = results["parts"] | {part: mine}
             results["parts"] = {one: have[one] for one in PARTS if one in have}
             write_text(file, json.dumps(results, indent=1) + "\n")
-            write_text(arguments.results_dir / "gpu.html", page(results))
-        print(f"{name}: {part['seconds']:,.0f} s", flush=True)
+            write_text(file.with_suffix(".html"), page(results))
+        print(f"{part}: {mine['seconds']:,.0f} s", flush=True)
 
     for stage in STAGES:
         asked = [one.__name__ for one in stage if one.__name__ in (arguments.parts or PARTS)]
         with ThreadPoolExecutor(len(stage)) as pool:
-            list(pool.map(add, [name for name in asked if name not in results["parts"]]))
+            list(pool.map(add, [one for one in asked if one not in results["parts"]]))
 
 
 if __name__ == "__main__":

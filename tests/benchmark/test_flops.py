@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 
 from experiments.benchmarks import closed_form
-from trpo_brax.benchmark.flops import product_forward_passes
+from trpo_brax.benchmark.flops import counting_device, product_forward_passes
 from trpo_brax.config import NetworkConfig, TrustRegionConfig
+from trpo_brax.errors import UserError
 from trpo_brax.policy import ActionBounds, Networks
 
 
@@ -37,3 +40,9 @@ def test_the_closed_form_by_hand() -> None:
 
 def test_a_product_over_more_samples_costs_the_same_in_forward_passes() -> None:
     assert cost((64, 64), 11, 3, 1024) == pytest.approx(cost((64, 64), 11, 3, 8192), rel=0.01)
+
+
+def test_without_a_cpu_to_count_on_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jax.local_devices", mock.Mock(side_effect=RuntimeError("Unknown backend cpu")))
+    with pytest.raises(UserError, match="add cpu"):
+        counting_device()

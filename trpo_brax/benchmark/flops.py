@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
@@ -9,7 +10,23 @@ import jax.numpy as jnp
 
 from trpo_brax.benchmark.update import chained_products, of_vector
 from trpo_brax.config import TrustRegionConfig
+from trpo_brax.errors import UserError
 from trpo_brax.policy import Networks
+
+
+def counting_device() -> jax.Device:
+    """Return a CPU: only its client counts the operations of what is not compiled.
+
+    Raises:
+        UserError: JAX was told to start no client for the CPU.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        told = os.environ.get("JAX_PLATFORMS")
+        raise UserError(
+            f"bench counts operations on the CPU, which JAX_PLATFORMS={told} leaves out: add cpu."
+        ) from error
 
 
 def product_forward_passes(networks: Networks, settings: TrustRegionConfig, samples: int) -> float:
@@ -30,7 +47,7 @@ def product_forward_passes(networks: Networks, settings: TrustRegionConfig, samp
     weights = jax.ShapeDtypeStruct((samples,), jnp.float32)
 
     def flops(function: Any, *arguments: Any) -> float:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):  # before compiling, a GPU's client counts nothing
+        with jax.default_device(counting_device()):
             lowered: Any = jax.jit(function).lower(*arguments)
         return float(lowered.cost_analysis()["flops"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trpo_brax.benchmark.columns import measure_columns
-from trpo_brax.benchmark.flops import product_forward_passes
+from trpo_brax.benchmark.flops import counting_device, product_forward_passes
 from trpo_brax.benchmark.parts import measure_parts
 from trpo_brax.benchmark.report import BenchmarkReport
 from trpo_brax.benchmark.start import first_iteration_seconds
@@ -35,6 +35,7 @@ def bench(
         with console.stage("Timing starts, cold and with the compilation cache warm"):
             start = first_iteration_seconds(config)
     devices = prepare(config.runtime, config.rollout.num_envs, console.note).devices
+    counting_device()  # where there is none, it is said before anything is measured
     with console.stage("Building the task and compiling the program"):
         workbench = Workbench.build(config, make_task(config), devices)
         workbench.program.compile()
