@@ -30,6 +30,7 @@ import trpo_brax as tb
 from experiments import seeds
 from trpo_brax.config import Config
 from trpo_brax.runs.files import write_text
+from trpo_brax.runs.provenance import checkout
 from trpo_brax.views.page import document, table, text
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
@@ -100,18 +101,9 @@ def bench(arguments: Arguments) -> list[Row]:
     """How fast: physics, physics with inference, training, by task and number of environments."""
     tasks = ("inverted_pendulum",) if arguments.small else ("hopper", "ant", "humanoid")
     sizes = (16, 32) if arguments.small else (1024, 4096, 16384)
-    length = 16 if arguments.small else 32
+    rest = ("--unroll-length", 16 if arguments.small else 32, "--skip-start")
     benches = {
-        arguments.runs_dir / f"bench-{task}-{n}.json": (
-            task,
-            "--num-envs",
-            n,
-            "--unroll-length",
-            length,
-            "--skip-start",
-        )
-        for task in tasks
-        for n in sizes
+        arguments.runs_dir / f"bench-{task}-{n}.json": (task, "--num-envs", n, *rest) for task in tasks for n in sizes
     }
     # Compiling is what takes long: this fills the cache, and its figures are thrown away.
     with ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2)) as pool:
@@ -322,10 +314,7 @@ def main(arguments: Arguments) -> None:
     results: dict[str, Any] = (
         json.loads(file.read_text()) if file.is_file() else {"device": device, "small": arguments.small, "parts": {}}
     )
-    commit = (
-        os.environ.get("GIT_COMMIT")  # where the code is without its history
-        or subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
-    )
+    commit = (checkout() or {"commit": ""})["commit"]
     writing = Lock()
 
     def add(part: str) -> None:

@@ -45,6 +45,7 @@ from trpo_brax.algorithm import (
     sample_weights,
     standardize,
 )
+from trpo_brax.benchmark.flops import counting_device
 from trpo_brax.benchmark.update import chained_products, of_vector, surrogate_gradient
 from trpo_brax.config import Config, override
 from trpo_brax.environments import Task, VectorizedEnvironment, brax_task
@@ -132,12 +133,13 @@ def cost_of(function: Callable[..., Any], *shapes: Any, loops: bool = False) -> 
     Raises:
         ValueError: there is a loop of more than one trip in it, and `loops` does not say that its body counts once.
     """
-    traced = jax.jit(function).trace(*shapes)
+    with jax.default_device(counting_device()):
+        traced = jax.jit(function).trace(*shapes)
+        analysis: Any = traced.lower().cost_analysis()
     jaxpr = traced.jaxpr.jaxpr
     for equation in () if loops else _equations(jaxpr):
         if equation.primitive.name == "while" or equation.params.get("length", 1) > 1:
             raise ValueError(f"a loop within {function}, of which XLA would count one trip.")
-    analysis: Any = traced.lower().cost_analysis()
     read = {variable for equation in jaxpr.eqns for variable in equation.invars if not hasattr(variable, "val")}
     given = set(jaxpr.invars)
     moved = [variable for variable in jaxpr.invars if variable in read]

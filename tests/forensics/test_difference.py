@@ -105,7 +105,7 @@ class TestRealRuns:
     def settled() -> Iterator[None]:
         """Whoever edits the checkout between two runs does not fail a test."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("trpo_brax.runs.provenance._git", lambda: None)
+            patch.setattr("trpo_brax.runs.provenance.checkout", lambda: None)
             yield
 
     @pytest.fixture(scope="class")

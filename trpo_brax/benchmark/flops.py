@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import jax
@@ -23,10 +22,9 @@ def counting_device() -> jax.Device:
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
-        told = os.environ.get("JAX_PLATFORMS")
-        raise UserError(
-            f"bench counts operations on the CPU, which JAX_PLATFORMS={told} leaves out: add cpu."
-        ) from error
+        settings: Any = jax.config
+        platforms = settings.jax_platforms
+        raise UserError(f"operations are counted on a CPU, and JAX_PLATFORMS={platforms} has none: add cpu.") from error
 
 
 def product_forward_passes(networks: Networks, settings: TrustRegionConfig, samples: int) -> float:

@@ -41,7 +41,7 @@ def provenance(
         "processor": _processor(),
         "usable_cores": usable_cores(),
         "versions": {name: package_version(name) for name in _PACKAGES},
-        "git": _git(),
+        "git": checkout(),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in devices],
         "processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -76,7 +76,7 @@ def package_version(package: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
+def checkout() -> dict[str, Any] | None:
     """Return commit and uncommitted diff of the checkout this package runs from, None if it is not one.
 
     GIT_COMMIT in the environment stands in for the commit where the code was installed without its history.
