@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from trpo_brax.environments import own_task
 from trpo_brax.errors import CheckpointError, UserError
 from trpo_brax.learner.program import Program
 from trpo_brax.learner.state import TrainState
+from trpo_brax.runs import saving
 from trpo_brax.runs.checkpoints import Checkpoints
 from trpo_brax.runs.files import write_json
 from trpo_brax.runs.folder import RunFolder
@@ -88,6 +93,41 @@ def assert_same_bits(ours: Any, theirs: Any) -> None:
 def restore(directory: Path, program: Program, iteration: int) -> TrainState:
     """Return a whole state from disk."""
     return Checkpoints(directory, program.config).restore(iteration, program.abstract_state, program.shardings)
+
+
+def test_a_save_goes_on_beside_the_writes_of_one_that_failed(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage library's threads outlive a save that failed: what they still write is in no other save's way."""
+    folder = RunFolder(tmp_path / "run")
+    folder.create(program.config)
+    state = state_at(program, 3)
+    stop = threading.Event()
+
+    def straggle(unsealed: Path) -> None:
+        while not stop.wait(1e-4):
+            for path in (unsealed, unsealed.with_name(f"{unsealed.name}.orbax-checkpoint-tmp")):
+                with contextlib.suppress(OSError):
+                    (path / "policy").mkdir(parents=True, exist_ok=True)
+                    (path / "policy" / "late").write_bytes(b"of the save that failed")
+
+    def fail(unsealed: Path, _facts: dict[str, Any]) -> None:
+        threading.Thread(target=straggle, args=(unsealed,), daemon=True).start()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    saver = CheckpointSaver(folder, program.config)
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "write_manifest", fail)
+        assert saver.save(3, state, {}) is None
+        assert saver.settle() == "No space left on device"
+    try:
+        assert saver.save(3, state, {}) is None
+        assert saver.settle() is None
+    finally:
+        stop.set()
+        saver.close()
+    assert not list((folder.checkpoints / "3").rglob("late"))
+    assert_same_bits(restore(folder.checkpoints, program, 3), state)
 
 
 class TestRoundTrip:

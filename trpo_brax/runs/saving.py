@@ -1,8 +1,9 @@
 """Writing checkpoints while training goes on, and surviving a disk that does not take them.
 
-Orbax writes into `N.unsealed`; once all is there a manifest is added and the folder gets its name, `N`, in one step. So
-a numbered folder is whole, whenever the process died. Orbax's CheckpointManager is not used: it names a folder before a
-manifest of it can be written, and takes a save for done, retention included, before it has failed.
+Orbax writes into `N.K.unsealed`, K counting attempts, as it does not wait for the other writes of one that failed: they
+may outlive its folder, and make it again. Once all is there a manifest is added and the folder gets its name, `N`, in
+one step. So a numbered folder is whole, whenever the process died. Orbax's CheckpointManager is not used: it names a
+folder before a manifest of it can be written, and takes a save for done, retention included, before it has failed.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class CheckpointSaver:
         self._writer: ocp.AsyncCheckpointer | None = None
         self._sealing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1)
+        self._attempts = 0
         self.saved: int | None = None
         """The iteration last saved whole, of those asked for here."""
 
@@ -73,6 +75,7 @@ class CheckpointSaver:
             None, or why it, or the save before it, failed.
         """
         before = self.settle()
+        self._attempts += 1
         directory = self._folder.checkpoints.absolute()
         kinds = {TRAINING_RETURNS: training_returns, EVALUATION_RETURNS: evaluation_returns or {}}
         facts = {
@@ -87,7 +90,7 @@ class CheckpointSaver:
                 if self._group.primary:
                     remove_unfinished(directory)
                 self._writer = _writer()
-            unsealed = directory / f"{iteration}.unsealed"
+            unsealed = directory / f"{iteration}.{self._attempts}.unsealed"
             self._writer.save(
                 unsealed,
                 args=ocp.args.Composite(
