@@ -56,7 +56,7 @@ PRESETS: dict[str, Config] = {
     # Fisher products on a fifth of its 8,192 samples some walkers learn more slowly than others.
     "walker2d": _annealed(
         "walker2d",
-        20_000_000,
+        10_000_000,
         **_WALKING,
         fisher_fraction=1.0,
         max_kl=0.02,
