@@ -340,6 +340,9 @@ class TestMadeRuns:
         assert (flat["return_flat"].level, flat["return_flat"].iteration) == ("problem", 1)
         assert "return_flat" in found(rows(episode_return_mean=7.0)), "without any noise, too"
         assert "return_flat" in found(rows(episode_return_mean=lambda i: -float(i)))
+        for iterations, told in ((38, False), (40, True)):  # 4.9 and 5.1 episodes of each environment
+            slow = rows(iterations, episode_return_mean=7.0, episode_length_mean=1000.0)
+            assert ("return_flat" in found(slow, unroll_length=128)) is told
 
     @pytest.mark.parametrize(
         "curve",

@@ -32,6 +32,9 @@ SQUEEZED_SHARE = 0.1
 brings a double pendulum's from 0.5 to 0.25."""
 LEAST_RETURNS = 20
 """Iterations with a return, before it can be called flat."""
+LEAST_EPISODES = 5
+"""One after the other in an environment, before their return can be called flat: 20 iterations of 128 steps are less
+than three episodes of 1,000, and two pushers of three had not risen after four."""
 LOST = 2.0**-23
 """Of the largest advantage: what a float32 rounds away beside it."""
 
@@ -157,7 +160,13 @@ def return_flat(evidence: Evidence) -> Finding | None:
     """Return has never risen above where it began."""
     returns = evidence.column("episode_return_mean")
     places = np.flatnonzero(~np.isnan(returns))
-    if places.size < LEAST_RETURNS or has_risen(returns[places]) is not False:
+    lengths = evidence.column("episode_length_mean")[places]
+    steps = places.size * evidence.config.rollout.unroll_length
+    if (
+        places.size < LEAST_RETURNS
+        or np.any(steps < LEAST_EPISODES * lengths)
+        or has_risen(returns[places]) is not False
+    ):
         return None
     explanation = (
         f"In {places.size} iterations with a return it never rose above where it began by more than its noise "
