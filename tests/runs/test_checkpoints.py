@@ -116,11 +116,11 @@ def test_a_save_goes_on_beside_the_writes_of_one_that_failed(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     saver = CheckpointSaver(folder, program.config)
-    with monkeypatch.context() as patched:
-        patched.setattr(saving, "write_manifest", fail)
-        assert saver.save(3, state, {}) is None
-        assert saver.settle() == "No space left on device"
     try:
+        with monkeypatch.context() as patched:
+            patched.setattr(saving, "write_manifest", fail)
+            assert saver.save(3, state, {}) is None
+            assert saver.settle() == "No space left on device"
         assert saver.save(3, state, {}) is None
         assert saver.settle() is None
     finally:
