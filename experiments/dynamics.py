@@ -117,19 +117,6 @@ def batch_units() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def unbounded_means() -> Iterator[None]:
-    """A mean may lie anywhere; what is drawn around it is clipped."""
-    build = Networks.build
-
-    def unbounded(*given: Any) -> Networks:
-        networks = build(*given)
-        return dataclasses.replace(networks, policy=networks.policy.clone(bounded=(False,) * given[-1].size))
-
-    with mock.patch.object(Networks, "build", unbounded):
-        yield
-
-
 def mode() -> AbstractContextManager[Any]:
     """What acts is the mean, as it was before clipping."""
     return mock.patch.object(DiagonalGaussian, "mean_within", lambda self, bounded: self.mean)
@@ -247,7 +234,8 @@ VARIANTS = {
     "batch_units": Variant("critic in units of the last batch's targets", stand_in=batch_units),
     "moved_functions": Variant("statistics that move also move the functions", stand_in=moved_functions),
     "no_warm_up": Variant("a step in iteration 1, on raw observations", stand_in=no_warm_up),
-    "unbounded_means": Variant("means of actions without bounds", stand_in=unbounded_means),
+    "unbounded_means": Variant("means of actions without bounds", {"bounded_means": False}),
+    "bounded_means": Variant("means of actions within their bounds", {"bounded_means": True}),
     "learned_spread": Variant("the standard deviation is learned", {"final_log_std": None}),
     "mode": Variant("the mode acts instead of the mean action", stand_in=mode, trained_as="presets"),
     "constant_region": Variant("the trust region does not shrink", {"final_max_kl": None}),

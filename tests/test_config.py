@@ -198,7 +198,7 @@ class TestBounds:
     def test_every_number_has_been_tried_at_its_edges(self) -> None:
         tried = {name for name, _, _ in EDGES}
         free = {"task", "environment", "coordinator", "compilation_cache", "spread_initial_steps"}
-        free |= {"check_finite", "deterministic"}
+        free |= {"check_finite", "deterministic", "bounded_means"}
         free |= GO_TOGETHER
         assert tried | free == set(FIELDS)
 

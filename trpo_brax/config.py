@@ -97,6 +97,8 @@ class NetworkConfig(Checked):
     """What it is led to, linearly over anneal_steps, to stay there; by default it is learned, as the means are."""
     policy_output_scale: Annotated[float, POSITIVE] = 0.01
     """Orthogonal initialisation scale of the policy's last layer; small centres the first actions on mid-range."""
+    bounded_means: bool = True
+    """Keep the mean of an action within its bounds, by tanh; else it lies anywhere, and what is drawn is clipped."""
     observation_clip: Annotated[float, POSITIVE] = 10.0
     """Normalised observations are clipped to plus or minus this many standard deviations."""
 

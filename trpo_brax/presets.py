@@ -62,6 +62,7 @@ PRESETS: dict[str, Config] = {
         max_kl=0.02,
         discount=0.99,
         final_discount=0.999,
+        bounded_means=False,
     ),
     "halfcheetah": _annealed("halfcheetah", 10_000_000, **_RUNNING, discount=0.99),
     "ant": _annealed("ant", 10_000_000, **_RUNNING, **_FALLING),

@@ -93,17 +93,16 @@ def test_first_policy_acts_near_mid_range_with_the_spread_asked_for(policy: Any)
     np.testing.assert_array_equal(distribution.log_std, np.float32(-0.7))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_forward_pass_by_hand(activation: Any, policy: Any, critic: CriticParameters) -> None:
-    networks = Networks.build(
-        NetworkConfig(policy_hidden_sizes=(16, 8), critic_hidden_sizes=(12, 12), activation=activation),
-        OBSERVATION,
-        BOUNDS,
-    )
+@pytest.mark.parametrize(("activation", "bounded"), [*((name, True) for name in ACTIVATIONS), ("tanh", False)])
+def test_forward_pass_by_hand(activation: Any, bounded: bool, critic: CriticParameters) -> None:
+    config = dataclasses.replace(CONFIG, activation=activation, bounded_means=bounded, policy_output_scale=2.0)
+    networks = Networks.build(config, OBSERVATION, BOUNDS)
+    policy = jax.jit(networks.initial_policy)(jax.random.PRNGKey(0))
     observations = 2 * np.random.default_rng(1).standard_normal((4, 3, OBSERVATION))
     inputs = jnp.asarray(observations, jnp.float32)
     expected = forward(layers_of(policy), observations, activation)
-    expected[..., :2] = np.tanh(expected[..., :2])  # a mean stays within bounds, where there are any
+    if bounded:  # a mean stays within bounds, where there are any
+        expected[..., :2] = np.tanh(expected[..., :2])
     np.testing.assert_allclose(networks.distribution(policy, inputs).mean, expected, rtol=1e-4, atol=1e-6)
     value = forward(layers_of(critic.network), observations, activation)[..., 0]
     np.testing.assert_allclose(networks.normalized_value(critic.network, inputs), value, rtol=1e-4, atol=1e-5)

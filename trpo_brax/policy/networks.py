@@ -67,14 +67,14 @@ class GaussianPolicy(nn.Module):
     initial_log_std: float
     learned_log_std: bool
     bounded: tuple[bool, ...]
-    """[A]: whether an action component has bounds."""
+    """[A]: whether the mean of an action component stays in its range."""
 
     @nn.compact
     def __call__(self, observations: jax.Array) -> DiagonalGaussian:
         """Map normalised observations [..., observation] to a distribution over [..., A].
 
-        A mean never leaves the range of the actions, which is (-1, 1): beyond it all samples are clipped to one and the
-        same action, no advantage tells one from another, and nothing leads back.
+        A bounded mean never leaves the range of the actions, which is (-1, 1): far beyond it all samples are clipped to
+        one and the same action, no advantage tells one from another, and nothing leads back.
         """
         network = MultilayerPerceptron(self.hidden_sizes, self.action_size, self.activation, self.output_scale)
         output = network(observations)
@@ -157,7 +157,7 @@ class Networks:
             config.policy_output_scale,
             config.initial_log_std,
             config.final_log_std is None,
-            bounds.bounded,
+            bounds.bounded if config.bounded_means else (False,) * bounds.size,
         )
         critic = MultilayerPerceptron(config.critic_hidden_sizes, 1, config.activation, 1.0)
         return cls(policy, critic, observation_size)
