@@ -210,6 +210,8 @@ def tables() -> None:
         own_curve, own_runs = ours(task)
         every = [*own_curve, *(row for row in curves if row["task"] == task)]
         finals = [*own_runs, *(row for row in runs if row["task"] == task)]
+        if len(processors := sorted({row["processor"] for row in finals})) > 1:
+            raise SystemExit(f"{task} was trained on {' and on '.join(processors)}, whose seconds are not the same.")
         steps, seconds = (float(np.mean([float(row[key]) for row in own_runs])) for key in ("env_steps", "seconds"))
         trainers = dict.fromkeys(row["trainer"] for row in every)
         then: dict[str, list[float]] = {}
