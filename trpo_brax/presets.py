@@ -52,8 +52,8 @@ PRESETS: dict[str, Config] = {
         fisher_fraction=0.2,
     ),
     "hopper": _annealed("hopper", 10_000_000, **_WALKING, fisher_fraction=0.2),
-    # At a constant horizon it trades falls for speed (200 steps), or stays slow (500); means that stay within bounds cost
-    # five tuning seeds 16%; with Fisher products on a fifth of its 8,192 samples some learn more slowly than others.
+    # At a constant horizon it trades falls for speed (200 steps), or stays slow (500); bounded means cost five
+    # tuning seeds 16%; with Fisher products on a fifth of its 8,192 samples some learn more slowly than others.
     "walker2d": _annealed(
         "walker2d",
         10_000_000,
