@@ -107,7 +107,7 @@ def main(arguments: Arguments) -> None:
     if arguments.episode_length is not None:
         settings += f" evaluated_over={arguments.episode_length}"
     mine = seed_rows(run, {"task": arguments.task, "settings": settings}, arguments.episode_length)
-    write(TABLE, with_those_of(TABLE, mine, ["task", "settings", "env_steps", "seed", "commit"]))
+    write(TABLE, with_those_of(TABLE, mine, ["task", "settings", "env_steps", "seed", "commit", "processor"]))
     write(RESULTS / "tuning_budget.csv", budget())
     print(", ".join(row["return_mean"] for row in mine))
 
