@@ -25,7 +25,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 # does by itself took a fifth of the time (62 and 50 s of test_tasks.py and test_replay.py, 43 and 41 s so).
 gc.set_threshold(200_000, 50, 100)
 
-from tests.tiny_programs import _shared_programs, point_mass, programs  # noqa: E402, F401
+from tests.tiny_programs import _blank_pictures, _shared_programs, pictures, point_mass, programs  # noqa: E402, F401
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

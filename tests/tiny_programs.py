@@ -14,6 +14,8 @@ from tests.tiny_environments import PointMass, TinyEnvironment
 from trpo_brax.config import Config, RolloutConfig, override, shaping_differences
 from trpo_brax.environments import Task, own_task
 from trpo_brax.learner.program import Program
+from trpo_brax.runs.files import write_bytes
+from trpo_brax.views import plots, training_plots
 
 
 def tiny_config(**values: object) -> Config:
@@ -70,6 +72,30 @@ def _shared_programs() -> Iterator[None]:
     """Let all training of one process share its programs; that a new process goes on alike is test_survival.py's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trpo_brax.training.session.Program", shared_program)
+        yield
+
+
+_CONCLUSION = "trpo_brax.training.conclusion"
+_DRAWING = ("learning_figure", "training_figure", "save_figure")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _blank_pictures() -> Iterator[None]:
+    """Let runs end with pictures of nothing, where no test looks at them: drawing was a third of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _DRAWING[:2]:
+            patch.setattr(f"{_CONCLUSION}.{name}", lambda *_: None)
+        patch.setattr(f"{_CONCLUSION}.save_figure", lambda _, file: write_bytes(file, b""))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Iterator[None]:
+    """Let the runs of a module end with their pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in ((plots, _DRAWING[::2]), (training_plots, _DRAWING[1:2])):
+            for name in names:
+                patch.setattr(f"{_CONCLUSION}.{name}", getattr(module, name))
         yield
 
 

@@ -16,7 +16,7 @@ from trpo_brax.runs.run import Run
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+def runs(pictures: None, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """Two seeds together, a third alone, and another configuration."""
     folder = tmp_path_factory.mktemp("runs")
     configs = {"pair": {"num_seeds": 2}, "third": {"seed": 2}, "other": {"discount": 0.9}}
