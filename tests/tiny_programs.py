@@ -93,7 +93,7 @@ _DRAWING = ("learning_figure", "training_figure", "save_figure")
 
 @pytest.fixture(scope="session", autouse=True)
 def _blank_pictures() -> Iterator[None]:
-    """Let runs end with pictures of nothing, where no test looks at them: drawing was a third of a tiny run."""
+    """Let runs end without pictures, where no test looks at them: drawing takes half as long as a tiny training."""
     with pytest.MonkeyPatch.context() as patch:
         for name in _DRAWING[:2]:
             patch.setattr(f"{_CONCLUSION}.{name}", lambda *_: None)

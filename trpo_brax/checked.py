@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 import numbers
 import types
@@ -126,14 +125,18 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; known are {', '.join(names)}." if len(names) <= 20 else "."
 
 
-@functools.cache
+_FIELD_TYPES: dict[type, Mapping[str, Any]] = {}
+
+
 def field_types(cls: type[Checked]) -> Mapping[str, Any]:
     """Return a configuration class's field names and annotated types, in order of declaration.
 
     Annotations are text, and making types of them is slow: every object of a class asks for them.
     """
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return types.MappingProxyType({f.name: hints[f.name] for f in dataclasses.fields(cls)})
+    if cls not in _FIELD_TYPES:
+        hints = typing.get_type_hints(cls, include_extras=True)
+        _FIELD_TYPES[cls] = types.MappingProxyType({f.name: hints[f.name] for f in dataclasses.fields(cls)})
+    return _FIELD_TYPES[cls]
 
 
 def _checked_value(name: str, value: Any, hint: Any) -> Any:
