@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -87,17 +88,25 @@ def _shared_programs() -> Iterator[None]:
         yield
 
 
-_CONCLUSION = "trpo_brax.training.conclusion"
-_DRAWING = ("learning_figure", "training_figure", "save_figure")
+_DRAWING = {
+    "learning_figure": plots.learning_figure,
+    "training_figure": training_plots.training_figure,
+    "save_figure": plots.save_figure,
+}
+
+
+def write_nothing(_: object, file: Path) -> None:
+    """Write an empty file in place of a picture; what a disk refuses is refused."""
+    write_bytes(file, b"")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _blank_pictures() -> Iterator[None]:
     """Let runs end without pictures, where no test looks at them: drawing takes half as long as a tiny training."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in _DRAWING[:2]:
-            patch.setattr(f"{_CONCLUSION}.{name}", lambda *_: None)
-        patch.setattr(f"{_CONCLUSION}.save_figure", lambda _, file: write_bytes(file, b""))
+        for name in _DRAWING:
+            blank = write_nothing if name == "save_figure" else lambda *_: None
+            patch.setattr(f"trpo_brax.training.conclusion.{name}", blank)
         yield
 
 
@@ -105,9 +114,8 @@ def _blank_pictures() -> Iterator[None]:
 def pictures() -> Iterator[None]:
     """Let the runs of a module end with their pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, names in ((plots, _DRAWING[::2]), (training_plots, _DRAWING[1:2])):
-            for name in names:
-                patch.setattr(f"{_CONCLUSION}.{name}", getattr(module, name))
+        for name, drawing in _DRAWING.items():
+            patch.setattr(f"trpo_brax.training.conclusion.{name}", drawing)
         yield
 
 
