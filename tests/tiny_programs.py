@@ -14,7 +14,6 @@ from brax.envs import Env
 from tests.tiny_environments import PointMass, TinyEnvironment
 from trpo_brax.config import Config, RolloutConfig, override, shaping_differences
 from trpo_brax.environments import Task, own_task
-from trpo_brax.environments.own import _try_out as try_out
 from trpo_brax.learner.program import Program
 from trpo_brax.runs.files import write_bytes
 from trpo_brax.views import plots, training_plots
@@ -69,22 +68,11 @@ def same_environment(ours: Env, theirs: Env) -> bool:
     return ours is theirs or (isinstance(ours, TinyEnvironment) and made_alike)
 
 
-_TRIED: list[tuple[Env, RolloutConfig]] = []
-
-
-def try_out_once(task: Task, config: RolloutConfig) -> None:
-    """Trace what training does with a tiny environment, unless one that was made alike has stood it."""
-    if not any(config == other and same_environment(one, task.environment) for one, other in _TRIED):
-        try_out(task, config)
-        _TRIED.append((task.environment, config))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _shared_programs() -> Iterator[None]:
     """Let all training of one process share its programs; that a new process goes on alike is test_survival.py's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trpo_brax.training.session.Program", shared_program)
-        patch.setattr("trpo_brax.environments.own._try_out", try_out_once)
         yield
 
 
