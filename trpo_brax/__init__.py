@@ -12,7 +12,8 @@ from trpo_brax.presets import preset
 
 if TYPE_CHECKING:
     from trpo_brax.certification.certifier import certify
-    from trpo_brax.certification.settings import Certification
+    from trpo_brax.certification.paired import compare
+    from trpo_brax.certification.settings import Certification, Pairing
     from trpo_brax.runs.evaluator import evaluate
     from trpo_brax.runs.run import Run
     from trpo_brax.training.loop import train
@@ -20,13 +21,27 @@ if TYPE_CHECKING:
 # XLA prints pages of machine features when it loads a cached program; it reads this before it is first imported.
 _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-__all__ = ["Certification", "Config", "Run", "UserError", "certify", "evaluate", "override", "preset", "train"]
+__all__ = [
+    "Certification",
+    "Config",
+    "Pairing",
+    "Run",
+    "UserError",
+    "certify",
+    "compare",
+    "evaluate",
+    "override",
+    "preset",
+    "train",
+]
 
 
 _MODULES = {
     "Certification": "certification.settings",
+    "Pairing": "certification.settings",
     "Run": "runs.run",
     "certify": "certification.certifier",
+    "compare": "certification.paired",
     "evaluate": "runs.evaluator",
     "train": "training.loop",
 }

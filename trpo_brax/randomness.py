@@ -26,6 +26,7 @@ class Stream(enum.IntEnum):
     CERTIFICATION = 9
     PERTURBATION = 10
     VERIFICATION = 11
+    COMPARISON = 12
 
 
 def stream_key(key: jax.Array, stream: Stream) -> jax.Array:

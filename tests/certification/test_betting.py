@@ -10,12 +10,13 @@ import pytest
 from trpo_brax.certification.betting import mean_lower_betting, mean_upper_betting
 
 
-def capitals(values: list[float], mean: float, failure: float) -> list[float]:
+def capitals(values: list[float], mean: float, failure: float, anytime: bool = False) -> list[float]:
     """Return K_1(mean) ... K_n(mean), value by value as the paper writes it, for values in [0, 1]."""
     capital, history = 1.0, []
     total, squares, variance = 0.5, 0.25, 0.25
     for count, value in enumerate(values, start=1):
-        bet = math.sqrt(2.0 * math.log(1.0 / failure) / (len(values) * variance))
+        size = count * math.log(1 + count) if anytime else len(values)
+        bet = math.sqrt(2.0 * math.log(1.0 / failure) / (size * variance))
         capital *= 1.0 + min(bet, 0.75 / mean) * (value - mean)
         history.append(capital)
         total += value
@@ -24,12 +25,14 @@ def capitals(values: list[float], mean: float, failure: float) -> list[float]:
     return history
 
 
-def by_definition(values: list[float], confidence: float, grid: int) -> float:
+def by_definition(values: list[float], confidence: float, grid: int, anytime: bool = False) -> float:
     """Return the smallest of the means 1 / grid, 2 / grid ... that the gambler does not reject."""
     failure = 1.0 - confidence
-    return next(k / grid for k in range(1, grid + 1) if max(capitals(values, k / grid, failure)) < 1.0 / failure)
+    doubted = (k / grid for k in range(1, grid + 1))
+    return next(mean for mean in doubted if max(capitals(values, mean, failure, anytime)) < 1.0 / failure)
 
 
+@pytest.mark.parametrize("anytime", [False, True])
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.9999])
 @pytest.mark.parametrize(
     "values",
@@ -42,10 +45,10 @@ def by_definition(values: list[float], confidence: float, grid: int) -> float:
         np.array([0.0, 1.0]),
     ],
 )
-def test_lower_betting_bound_is_the_definition(values: np.ndarray, confidence: float) -> None:
+def test_lower_betting_bound_is_the_definition(values: np.ndarray, confidence: float, anytime: bool) -> None:
     grid = 2000
-    reference = by_definition(values.tolist(), confidence, grid)
-    bound = mean_lower_betting(values, floor=0.0, cap=1.0, confidence=confidence)
+    reference = by_definition(values.tolist(), confidence, grid, anytime)
+    bound = mean_lower_betting(values, floor=0.0, cap=1.0, confidence=confidence, anytime=anytime)
     assert reference - 1.0 / grid - 1e-9 <= bound <= reference + 1e-9
 
 

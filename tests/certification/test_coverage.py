@@ -10,6 +10,7 @@ from scipy.stats import binom, norm
 
 from trpo_brax.certification.betting import mean_lower_betting
 from trpo_brax.certification.bounds import cvar_lower, failure_probability_upper, quantile_lower
+from trpo_brax.certification.paired import difference_bounds
 
 ALPHA = 0.05
 EPISODES = 500
@@ -160,6 +161,24 @@ def misses_worst_share(returns: np.ndarray, truth: Distribution, confidence: flo
     return float(np.sort(returns)[: int(ALPHA * returns.size)].mean()) > truth.cvar
 
 
+def misses_difference(returns: np.ndarray, truth: Distribution, confidence: float) -> bool:
+    """Return whether somebody who looks after every difference, of mean 0 here, ever takes one policy for the better.
+
+    Bounds at the end are the tightest of all looks.
+    """
+    largest = max(truth.cap - truth.mean, truth.mean - truth.floor)
+    bounds = difference_bounds(returns - truth.mean, largest, confidence)
+    return bounds is None or not bounds[0] <= 0.0 <= bounds[1]
+
+
+def misses_repeated_test(returns: np.ndarray, truth: Distribution, confidence: float) -> bool:
+    """Return whether he does who repeats a test for a fixed sample size, once in 50."""
+    counts = np.arange(50, returns.size + 1, 50)
+    found = returns - truth.mean
+    scores = [abs(found[:n].mean()) / (found[:n].std(ddof=1) / math.sqrt(n)) for n in counts]
+    return bool(max(scores) > norm.ppf(0.5 + confidence / 2.0))
+
+
 Misses = Callable[[np.ndarray, Distribution, float], bool]
 
 
@@ -190,7 +209,10 @@ def test_the_truths_are_those_of_the_quantile_functions(truth: Distribution) -> 
 
 
 @pytest.mark.parametrize("truth", DISTRIBUTIONS, ids=lambda d: d.name)
-@pytest.mark.parametrize("misses", [misses_failure, misses_quantile, misses_betting, misses_cvar, misses_jointly])
+@pytest.mark.parametrize(
+    "misses",
+    [misses_failure, misses_quantile, misses_betting, misses_cvar, misses_jointly, misses_difference],
+)
 def test_bounds_miss_no_more_often_than_they_say(misses: Misses, truth: Distribution) -> None:
     assert count_misses(misses, truth) <= most_misses_allowed()
 
@@ -225,6 +247,7 @@ def test_cvar_bound_of_the_worse_half_misses_as_it_may() -> None:
         (misses_sample_mean, skewed()),
         (misses_bootstrap, rare_catastrophe(0.002)),
         (misses_worst_share, heavy_lower_tail()),
+        (misses_repeated_test, bell(0.0, 1.0)),
     ],
 )
 def test_the_check_finds_wrong_bounds(misses: Misses, truth: Distribution) -> None:

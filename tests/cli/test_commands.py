@@ -210,6 +210,12 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "relative module": ([*OWN, ".tiny_environments:History"], ["environment", ".tiny_environments"]),
     "no environment at all": ([*OWN, "collections:OrderedDict"], ["OrderedDict", "reset"]),
     "dictionary observed": ([*OWN, "tests.tiny_environments:DictObservation"], ["DictObservation", "dictionary"]),
+    # Comparing
+    "compare one": (["compare", "run"], ["compare needs RUN_B; see"]),
+    "compare with what is no run": (["compare", *EVALUATE[1:], "used"], ["used", "config.json"]),
+    "compare without the environment": (["compare", "run", "run"], ["environment", HISTORY]),
+    "compare no episodes": (["compare", "run", *EVALUATE[1:], "--episodes", "0"], ["episodes", "at least 1"]),
+    "compare with no checkpoint": (["compare", "run", *EVALUATE[1:], "--other-checkpoint", "3"], ["3", "2, 4"]),
     # Evaluating
     "evaluate nothing": (["evaluate"], ["evaluate needs RUN; see"]),
     "verify nothing": (["verify"], ["verify needs ARTIFACT and --run; see"]),
@@ -630,6 +636,22 @@ class TestWholeCommands:
         assert main(RESUME) == 0
         after = {name: what for name, what in contents(here / "run").items() if name.startswith("checkpoints")}
         assert after == before and (here / "run/metrics.jsonl").read_text() == metrics
+
+
+def test_compare_says_by_its_exit_status_whether_b_is_better(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Checkpoint 2 beside the latest, either way round, within a range that their differences nearly fill."""
+    words = ["compare", "run", *EVALUATE[1:], "--episodes", "2000", "--json"]
+    found = {}
+    for option in ("--checkpoint", "--other-checkpoint"):
+        status = main([*words, option, "2", "--largest-difference", "2"])
+        told = capsys.readouterr()
+        found[option] = json.loads(told.out)
+        assert told.out.count("\n") == 1 and status == (0 if found[option]["verdict"] == "better" else 1)
+    a, b = found["--checkpoint"], found["--other-checkpoint"]
+    assert {a["verdict"], b["verdict"]} == {"better", "worse"} and a["episodes"] == b["episodes"] < 2000
+    assert a["difference_lower"] == -b["difference_upper"] and a["return_means"] == b["return_means"][::-1]
+    assert main([*words[:-1], "--episodes", "20"]) == 1
+    assert capsys.readouterr().out.startswith("It is not known which is better, after 20 episodes of each.\n")
 
 
 class TestEvaluate:

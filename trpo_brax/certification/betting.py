@@ -18,7 +18,9 @@ one tightens the bound of nearly constant values, and loosens it where catastrop
 _BISECTIONS = 60
 
 
-def mean_lower_betting(values: npt.ArrayLike, *, floor: float, cap: float, confidence: float) -> float:
+def mean_lower_betting(
+    values: npt.ArrayLike, *, floor: float, cap: float, confidence: float, anytime: bool = False
+) -> float:
     """Return a lower bound on the mean of the distribution that the values `[n]` come from.
 
     With values scaled to [0, 1] and delta = 1 - confidence, a gambler who doubts the mean m starts with capital 1 and
@@ -27,14 +29,15 @@ def mean_lower_betting(values: npt.ArrayLike, *, floor: float, cap: float, confi
         K_t(m) = prod over i <= t of (1 + lambda_i(m) (X_i - m)),
         lambda_i(m) = min(sqrt(2 log(1 / delta) / (n sigma_{i-1}^2)), c / m),
 
-    where sigma_{i-1}^2 is the running variance of the values before the i-th. At the true mean K_t is a nonnegative
+    where sigma_{i-1}^2 is the running variance of the values before the i-th; `anytime` puts i log(1 + i) in place of
+    n, for values that are looked at while they come, until they say enough. At the true mean K_t is a nonnegative
     martingale, so its maximum over t reaches 1 / delta with probability at most delta (Ville). The bound is the
     smallest m at which it stays below. K_t falls as m grows; bisection returns the lower end of its last bracket.
     The bound depends on the order of the values, and is `floor` where they are too few to say more.
 
     Source: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting", arXiv 2010.09686:
     the upward half of the hedged capital process of their Theorem 3, with the predictable plug-in bets for a fixed
-    sample size. Being one-sided it needs no share of delta for the other half.
+    sample size, or for all of them. Being one-sided it needs no share of delta for the other half.
 
     Raises ValueError where there is no value, a value is outside [floor, cap] or not a number, the range is not finite
     or turned round, or the confidence is not inside (0, 1).
@@ -42,7 +45,7 @@ def mean_lower_betting(values: npt.ArrayLike, *, floor: float, cap: float, confi
     scaled, failure = _scaled(values, floor, cap, confidence), 1.0 - confidence
     if floor == cap:
         return floor
-    bets = _predictable_bets(scaled, failure)
+    bets = _predictable_bets(scaled, failure, anytime)
     rejected, kept = 0.0, 1.0
     for _ in range(_BISECTIONS):
         mean = 0.5 * (rejected + kept)
@@ -55,13 +58,16 @@ def mean_lower_betting(values: npt.ArrayLike, *, floor: float, cap: float, confi
     return min(max(floor + rejected * (cap - floor), floor), cap)
 
 
-def mean_upper_betting(values: npt.ArrayLike, *, floor: float, cap: float, confidence: float) -> float:
+def mean_upper_betting(
+    values: npt.ArrayLike, *, floor: float, cap: float, confidence: float, anytime: bool = False
+) -> float:
     """Return an upper bound on the mean: `mean_lower_betting` of the values `[n]` reflected; errors as there."""
-    return -mean_lower_betting(-np.asarray(values, np.float64), floor=-cap, cap=-floor, confidence=confidence)
+    reflected = -np.asarray(values, np.float64)
+    return -mean_lower_betting(reflected, floor=-cap, cap=-floor, confidence=confidence, anytime=anytime)
 
 
-def _predictable_bets(scaled: npt.NDArray[np.float64], failure: float) -> npt.NDArray[np.float64]:
-    """Return lambda `[n]` before truncation, for a fixed sample size; each depends on earlier values only.
+def _predictable_bets(scaled: npt.NDArray[np.float64], failure: float, anytime: bool) -> npt.NDArray[np.float64]:
+    """Return lambda `[n]` before truncation; each depends on earlier values only.
 
     Mean and variance start from one imagined value: mean 1/2, variance 1/4.
     """
@@ -69,7 +75,8 @@ def _predictable_bets(scaled: npt.NDArray[np.float64], failure: float) -> npt.ND
     means = (0.5 + np.cumsum(scaled)) / counts
     variances = (0.25 + np.cumsum((scaled - means) ** 2)) / counts
     earlier = np.concatenate([[0.25], variances[:-1]])
-    return np.sqrt(2.0 * math.log(1.0 / failure) / (scaled.size * earlier))
+    sizes = (counts - 1.0) * np.log(counts) if anytime else scaled.size
+    return np.sqrt(2.0 * math.log(1.0 / failure) / (sizes * earlier))
 
 
 def _scaled(values: npt.ArrayLike, floor: float, cap: float, confidence: float) -> npt.NDArray[np.float64]:

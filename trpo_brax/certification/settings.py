@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal
 
-from trpo_brax.checked import FINITE, Bounds, Checked
+from trpo_brax.checked import FINITE, POSITIVE, Bounds, Checked
 from trpo_brax.config import MOST_DELAY
 from trpo_brax.errors import ConfigError
 
@@ -53,6 +53,23 @@ class Certification(Checked):
             raise ConfigError(
                 f"return_floor must be less than return_cap, not {self.return_floor:g} and {self.return_cap:g}."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairing(Checked):
+    """How two policies are compared."""
+
+    episodes: Annotated[int, Bounds(1, 10**8)] = 10_000
+    """Most episodes of each; fewer where fewer say which is better."""
+    confidence: Annotated[float, Bounds(0.0, 1.0 - 1e-9, low_open=True)] = 0.95
+    """With which both bounds on the difference hold, however often one looks."""
+    failure: str = "terminated"
+    """What fails: "terminated" (before its time limit), "return < X", "length < X" or several with "or"; and NaN."""
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
+    """Seed of the episodes; no training draws from the same stream."""
+    largest_difference: Annotated[float, POSITIVE] | None = None
+    """No two returns of an episode can differ by more: the bounds rest on it. By default the task's, else it is assumed
+    to be twice the range of 0 and what both policies return in 128 other episodes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from trpo_brax.checked import suggest
 from trpo_brax.cli.bench import bench
 from trpo_brax.cli.certify import certify
+from trpo_brax.cli.compare import compare
 from trpo_brax.cli.diagnose import diagnose
 from trpo_brax.cli.diff import diff
 from trpo_brax.cli.environments import check, tasks
@@ -29,6 +30,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "train": (train, "[TASK] [options]", "train a policy and leave a run folder"),
     "evaluate": (evaluate, "RUN [options]", "run episodes of a trained policy"),
     "certify": (certify, "RUN [options]", "state what a policy will do, with stated confidence"),
+    "compare": (compare, "RUN_A RUN_B [options]", "say whether policy B is better than A, and by how much"),
     "export": (export, "RUN [options]", "write the policy as one graph that runs without this package"),
     "verify": (verify, "ARTIFACT --run RUN", "hold an exported policy to the one it came from"),
     "diagnose": (diagnose, "RUN [options]", "name what a run's metrics show to have gone wrong"),

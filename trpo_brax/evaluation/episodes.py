@@ -170,14 +170,22 @@ class EpisodeRunner:
         self._advance = jax.jit(advance, donate_argnums=1, in_shardings=(same, carried, each), out_shardings=carried)
 
     def run(
-        self, parameters: Any, key: jax.Array, *, episodes: int, world: Any = None, watcher: Watcher | None = None
+        self,
+        parameters: Any,
+        key: jax.Array,
+        *,
+        episodes: int,
+        begin: int = 0,
+        world: Any = None,
+        watcher: Watcher | None = None,
     ) -> Episodes:
-        """Run the episodes 0 to `episodes` - 1 of one policy.
+        """Run the episodes `begin` to `begin` + `episodes` - 1 of one policy.
 
         Args:
             parameters: what `act` takes first; a pytree of arrays.
             key: uint32 [2].
             episodes: how many.
+            begin: number of the first of them.
             world: what `task` takes, where it is a function; a pytree of arrays.
             watcher: asked whether to give up, and told what has been done; nobody by default.
 
@@ -186,7 +194,7 @@ class EpisodeRunner:
         """
         acting, world = jax.device_put((parameters, world), self._same)
         parts: list[Episodes] = []
-        for first, wanted in self._batches(episodes):
+        for first, wanted in self._batches(episodes, begin):
             carry = self._started(world, key, first, wanted)
             until, steps, limit = 0, 1, self._episode_length
             while until < limit and (left := int(jnp.sum(carry.running))):
@@ -280,10 +288,11 @@ class EpisodeRunner:
         """Return the starting states of the first batch of episodes, as the environment gives them."""
         return self._started(jax.device_put(world, self._same), key, 0, self._batch).state
 
-    def _batches(self, episodes: int) -> Iterator[tuple[int, int]]:
+    def _batches(self, episodes: int, begin: int = 0) -> Iterator[tuple[int, int]]:
         """Yield each batch's first episode and how many of its places are wanted."""
-        for first in range(0, episodes, self._batch):
-            yield first, min(self._batch, episodes - first)
+        end = begin + episodes
+        for first in range(begin, end, self._batch):
+            yield first, min(self._batch, end - first)
 
     def _started(self, world: Any, key: jax.Array, first: int, wanted: int) -> _Carry:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(self._batch))

@@ -91,6 +91,7 @@ class Evaluator:
         stream: Stream = Stream.EVALUATION,
         policy_seed: int | None = None,
         policy: Policy | None = None,
+        begin: int = 0,
         world: Any = None,
         watcher: Watcher | None = None,
     ) -> Episodes:
@@ -102,14 +103,21 @@ class Evaluator:
             stream: which of the seed's randomness; none of them is used by training.
             policy_seed: whose policy; by default the first one's.
             policy: another one of the same kind instead, as of another checkpoint.
+            begin: number of the first of them: episode i is the same whenever it is run.
             world: what `worlds` takes.
             watcher: asked and told while they run.
 
         Raises:
             EvaluationStopped: the watcher said so.
         """
-        acting = self._acting(policy_seed, policy)
-        return self.runner.run(acting, episode_key(seed, stream), episodes=episodes, world=world, watcher=watcher)
+        return self.runner.run(
+            self._acting(policy_seed, policy),
+            episode_key(seed, stream),
+            episodes=episodes,
+            begin=begin,
+            world=world,
+            watcher=watcher,
+        )
 
     def record(self, episodes: int, chosen: Sequence[int], *, seed: int = 0) -> dict[int, Recording]:
         """Run some of `run`'s episodes of the first policy again, keeping what the simulator went through."""
