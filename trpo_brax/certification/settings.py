@@ -68,8 +68,7 @@ class Pairing(Checked):
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of the episodes; no training draws from the same stream."""
     largest_difference: Annotated[float, POSITIVE] | None = None
-    """No two returns of an episode can differ by more: the bounds rest on it. By default the task's, else it is assumed
-    to be twice the range of 0 and what both policies return in 128 other episodes."""
+    """No two returns of an episode differ by more: the bounds rest on it. By default the task's, else it is assumed."""
 
 
 @dataclasses.dataclass(frozen=True)
