@@ -1,1 +1,1 @@
-"""Statements about a policy: bounds, betting, certificates, perturbed worlds."""
+"""Statements about a policy: bounds, betting, certificates, comparisons, perturbed worlds."""
