@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from tests.tiny_environments import Countdown, History
+from tests.tiny_environments import History
 from tests.tiny_runs import TINY, train_tiny
 from trpo_brax.certification.paired import LOOK, compare, difference_bounds, differences
 from trpo_brax.certification.settings import Listener, Pairing
@@ -18,6 +17,7 @@ from trpo_brax.environments import own_task
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import EpisodeRunner, Episodes, EvaluationStopped, policy_actor
 from trpo_brax.randomness import Stream, stream_key
+from trpo_brax.runs.folder import RunFolder
 from trpo_brax.runs.run import Run
 
 
@@ -102,14 +102,22 @@ def test_nothing_is_stated_where_a_difference_is_larger_than_the_largest(run: Ru
     assert comparison.difference_lower is None and "Nothing is stated" in comparison.lines()[-1]
 
 
-def test_two_worlds_are_refused_by_what_differs(run: Run, tmp_path: Path) -> None:
-    other = train_tiny(tmp_path / "run", config=override(TINY, episode_length=15))
-    with pytest.raises(ConfigError, match="of one episode_length, and theirs are 16 and 15"):
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"episode_length": 15}, "one episode_length, and theirs are 16 and 15"),
+        ({"environment": "tests.tiny_environments:Countdown"}, r"one task, and theirs are .*:History and .*:Countdown"),
+        ({"environment_arguments": "{}"}, r"one environment_arguments, and theirs are None and \{\}"),
+    ],
+)
+def test_two_worlds_are_refused_by_what_differs(run: Run, changes: dict[str, object], words: str) -> None:
+    other = Run(RunFolder(run.path), override(run.config, **changes))
+    with pytest.raises(ConfigError, match=f"compare needs two runs of {words}"):
         compare(run, other, environment=History())
-    other = train_tiny(tmp_path / "other", Countdown(), override(TINY, environment=None))
-    with pytest.raises(ConfigError, match=r"of one task, and theirs are .*:History and .*:Countdown"):
-        compare(run, other, environment=History())
-    with pytest.raises(ConfigError, match="pairing must be a Pairing"):
+
+
+def test_a_pairing_is_one(run: Run) -> None:
+    with pytest.raises(ConfigError, match="pairing must be a Pairing, not 300"):
         compare(run, run, 300, environment=History())  # type: ignore[arg-type]
 
 
