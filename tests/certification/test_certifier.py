@@ -13,12 +13,13 @@ import jax
 import numpy as np
 import pytest
 
+import trpo_brax as tb
 from tests.tiny_environments import History
 from tests.tiny_runs import TINY, train_tiny
 from trpo_brax.certification.certifier import certify
 from trpo_brax.certification.settings import Certification, Listener
 from trpo_brax.config import override
-from trpo_brax.environments import own_task, return_bounds
+from trpo_brax.environments import known_returns, own_task, return_bounds
 from trpo_brax.errors import ConfigError
 from trpo_brax.evaluation import EpisodeRunner, Episodes, policy_actor
 from trpo_brax.policy import PolicySpecification
@@ -228,3 +229,8 @@ class TestReturnBounds:
 
     def test_most_tasks_have_none(self) -> None:
         assert return_bounds("hopper", 1000) == return_bounds("my.module:Env", 10) == (None, None)
+
+    def test_known_are_those_of_an_episode_in_simulator_steps_and_of_no_environment_of_ones_own(self) -> None:
+        config = override(tb.preset("inverted_pendulum"), episode_length=100, action_repeat=3)
+        assert known_returns(config) == (0.0, 300.0)
+        assert known_returns(override(config, environment="my.module:Env")) == (None, None)

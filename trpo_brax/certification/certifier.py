@@ -20,7 +20,7 @@ from trpo_brax.certification.certificate import (
 from trpo_brax.certification.perturbing import World, certify_worlds, perturbed_worlds
 from trpo_brax.certification.settings import Certification, Listener
 from trpo_brax.certification.training_runs import training_runs_statement
-from trpo_brax.environments import Task, return_bounds
+from trpo_brax.environments import Task, known_returns
 from trpo_brax.errors import ConfigError, RunFolderError
 from trpo_brax.evaluation import Episodes, Failure, Watcher, summarize
 from trpo_brax.host.paths import user_path
@@ -174,12 +174,9 @@ class _Certifier:
             )
 
     def declaration(self, pilot: Episodes) -> Declaration:
-        settings, rollout = self.settings, self.run.config.rollout
-        known: tuple[float | None, float | None] = (None, None)
-        if self.run.config.environment is None:
-            known = return_bounds(self.run.config.task, rollout.episode_length * rollout.action_repeat)
+        settings = self.settings
         given = (settings.return_floor, settings.return_cap)
-        returns = observed_range(pilot.returns.astype(np.float64), given, known)
+        returns = observed_range(pilot.returns.astype(np.float64), given, known_returns(self.run.config))
         if settings.return_cap is not None and settings.return_cap <= returns.floor:
             raise ConfigError(
                 f"return_cap must be greater than the floor, not {settings.return_cap:g}: no return is taken to be "

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from trpo_brax.certification.betting import mean_lower_betting, mean_upper_betting
 from trpo_brax.certification.settings import Listener, Pairing
 from trpo_brax.config import Config
-from trpo_brax.environments import Task, return_bounds
+from trpo_brax.environments import Task, known_returns
 from trpo_brax.errors import ConfigError
-from trpo_brax.evaluation import Episodes, Failure, Watcher
+from trpo_brax.evaluation import Episodes, Failure, Watcher, summarize
 from trpo_brax.policy import PolicySpecification
 from trpo_brax.randomness import Stream
 from trpo_brax.runs.evaluator import Evaluator
@@ -134,14 +134,12 @@ def compare(
             found = differences(of_a, of_b, largest)
             progress(len(found))
             bounds = difference_bounds(found, largest, pairing.confidence)
-            if bounds is None or bounds[0] > 0.0 or bounds[1] < 0.0:
+            if bounds is None or _verdict(bounds) != "undecided":
                 break
     lower, upper = bounds or (None, None)
-    verdict: Verdict = "better" if lower is not None and lower > 0.0 else "undecided"
-    if upper is not None and upper < 0.0:
-        verdict = "worse"
+    reports = summarize(of_a, failure), summarize(of_b, failure)
     return Comparison(
-        verdict=verdict,
+        verdict=_verdict(bounds),
         episodes=len(found),
         confidence=pairing.confidence,
         difference_mean=float(found.mean()),
@@ -149,8 +147,8 @@ def compare(
         difference_upper=upper,
         largest_difference=largest,
         largest_difference_source=source,
-        return_means=(_mean(of_a.returns), _mean(of_b.returns)),
-        failure_rates=(_mean(failure(of_a)), _mean(failure(of_b))),
+        return_means=(reports[0].return_mean, reports[1].return_mean),
+        failure_rates=(reports[0].failure_rate, reports[1].failure_rate),
         failure=str(failure),
     )
 
@@ -181,15 +179,19 @@ def difference_bounds(found: npt.NDArray[np.float64], largest: float, confidence
     return bounds[0], bounds[1]
 
 
+def _verdict(bounds: tuple[float, float] | None) -> Verdict:
+    """Return what bounds on B's mean return less A's say of B."""
+    if bounds is None or bounds[0] <= 0.0 <= bounds[1]:
+        return "undecided"
+    return "better" if bounds[0] > 0.0 else "worse"
+
+
 def _known_difference(pairing: Pairing, config: Config) -> tuple[float | None, Source]:
     """Return the largest difference that two returns of an episode can have, None where that has to be assumed."""
     if pairing.largest_difference is not None:
         return pairing.largest_difference, "given"
-    if config.environment is None:
-        low, high = return_bounds(config.task, config.rollout.episode_length * config.rollout.action_repeat)
-        if low is not None and high is not None:
-            return high - low, "known"
-    return None, "assumed"
+    low, high = known_returns(config)
+    return (None, "assumed") if low is None or high is None else (high - low, "known")
 
 
 def _assumed_difference(pilot: Sequence[Episodes]) -> float:
@@ -218,7 +220,3 @@ def _refuse_two_worlds(a: Config, b: Config) -> None:
 
 def _specification(evaluator: Evaluator) -> PolicySpecification:
     return next(iter(evaluator.policies.values())).specification
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values, dtype=np.float64))

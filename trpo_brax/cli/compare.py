@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from trpo_brax.certification.settings import Listener, Pairing
 from trpo_brax.cli.command import Answer, command
-from trpo_brax.cli.opening import PolicyArguments, own_environment
+from trpo_brax.cli.opening import PolicyArguments
 from trpo_brax.host.console import Console
 
 
@@ -39,14 +39,11 @@ def compare(arguments: CompareArguments) -> Answer:
     console = Console(sys.stderr)
     from trpo_brax.certification.paired import LOOK
     from trpo_brax.certification.paired import compare as compare_policies
-    from trpo_brax.runs.run import Run
 
     run, task = arguments.open(LOOK, console)
-    other = Run.load(arguments.other)
-    own_environment(other.config, arguments.environment, arguments.environment_arguments, arguments.other)
     comparison = compare_policies(
         run,
-        other,
+        arguments.other,
         arguments.pairing,
         checkpoint=arguments.checkpoint,
         other_checkpoint=arguments.other_checkpoint,
